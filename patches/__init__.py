@@ -1,0 +1,1 @@
+"""What an edit does to weights: deltas, patch files, checkpoints, editors, evaluation."""

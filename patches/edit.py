@@ -1,0 +1,72 @@
+"""An edit: one fact that a model should answer differently, with the probes that test it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A prompt and the answer that is expected of it."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One fact to change.
+
+    prompt: the text before the answer.
+    target: the new answer, without leading or trailing white space.
+    subject: what the fact is about, if known.
+    old_target: the answer before the edit, if known.
+    rephrasings: other prompts that should now be answered with `target`.
+    locality: prompts about other things, with the answers they must keep.
+    further: more probes by kind, e.g. ``personas``, ``multi_hop``, ``out_of_distribution``.
+    """
+
+    prompt: str
+    target: str
+    subject: str | None = None
+    old_target: str | None = None
+    rephrasings: tuple[str, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    further: dict[str, tuple[Probe, ...]] = field(default_factory=dict)
+
+    def probes(self) -> dict[str, Any]:
+        """The probes as plain JSON values; kinds without a probe are left out."""
+        kinds: dict[str, Any] = {}
+        if self.rephrasings:
+            kinds["rephrasings"] = list(self.rephrasings)
+        if self.locality:
+            kinds["locality"] = [[probe.prompt, probe.answer] for probe in self.locality]
+        for kind, probes in self.further.items():
+            if probes:
+                kinds[kind] = [[probe.prompt, probe.answer] for probe in probes]
+        return kinds
+
+    @classmethod
+    def restore(
+        cls,
+        *,
+        prompt: str,
+        target: str,
+        subject: str | None,
+        old_target: str | None,
+        probes: dict[str, Any],
+    ) -> "Edit":
+        """The inverse of storing the four texts and `probes()`."""
+        pairs = {
+            kind: tuple(Probe(prompt=p, answer=a) for p, a in rows)
+            for kind, rows in probes.items()
+            if kind != "rephrasings"
+        }
+        return cls(
+            prompt=prompt,
+            target=target,
+            subject=subject,
+            old_target=old_target,
+            rephrasings=tuple(probes.get("rephrasings", ())),
+            locality=pairs.pop("locality", ()),
+            further=pairs,
+        )
