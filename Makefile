@@ -1,0 +1,46 @@
+# What a person does with a clone. Everything happens in .venv and .demo.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+MODEL := .demo/smollm2
+# Tests marked `real` use this checkpoint instead of $(MODEL), when it is set.
+LEDGER_TEST_MODEL ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install model demo test lint bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## .venv with the `ledger` command and the tools for development
+
+# Rebuilt only when what should be in it changes.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+model: install ## SmolLM2-135M-Instruct as a checkpoint in .demo/smollm2 (269 MB)
+	$(BIN)/python -m cli.demo_model $(MODEL)
+
+demo: model ## put 120 facts into a real model, look, apply, roll back, verify
+	$(BIN)/python -m cli.demo
+
+lint: install ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint $(if $(LEDGER_TEST_MODEL),,model) ## lint and all tests, the real model included
+	$(BIN)/python -m pytest
+
+bench: model ## measure speed and size, printed as a table
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## remove caches and build products; .venv and the model stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find cli ledger migrations patches tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,130 @@
+"""The chain of hashes: every turn's hash covers its content and the hash before it.
+
+    hash = sha256(canonical JSON of the turn's content, edit digests, patch digest,
+                  editor-state digest, parent hash)
+
+`edit_digest` and `turn_content` define what is covered; recording and verifying both use them.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ledger.orm import EMPTY, DatasetRow, EvaluationRow, TurnRow
+from patches.canonical import canonical_json, sha256
+from patches.edit import Edit
+
+
+def edit_digest(edit: Edit, row: int | None, probes: str) -> str:
+    """SHA-256 of an edit and the dataset row it came from. probes: its probes as stored."""
+    return sha256(
+        canonical_json([row, edit.prompt, edit.target, edit.subject, edit.old_target, probes])
+    )
+
+
+def edits_digest(digests: Iterable[str]) -> str:
+    """SHA-256 over the digests of a turn's edits, in order."""
+    running = hashlib.sha256()
+    for digest in digests:
+        running.update(digest.encode())
+    return running.hexdigest()
+
+
+def prompt_key(prompt: str) -> int:
+    """A signed 64-bit hash of the prompt, normalised (NFC, single spaces), for look-ups."""
+    text = " ".join(unicodedata.normalize("NFC", prompt).split())
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
+    )
+
+
+def dataset_identity(dataset: DatasetRow) -> str:
+    """SHA-256 over what makes two sources the same."""
+    return sha256(
+        canonical_json(
+            [
+                dataset.uri,
+                dataset.revision,
+                dataset.sha256,
+                dataset.format,
+                dataset.layout,
+                dataset.mapping,
+                dataset.licence,
+            ]
+        )
+    )
+
+
+def turn_content(
+    turn: TurnRow,
+    *,
+    base: str,
+    dataset: str | None,
+    skipped: Sequence[tuple[int, str]],
+    undoes: Sequence[int],
+    parent: str | None,
+) -> dict[str, Any]:
+    """Everything that a turn's hash covers.
+
+    base: fingerprint. dataset: identity. skipped: (row, reason). undoes: turn numbers. parent: the
+    hash before it.
+    """
+    return {
+        "base": base,
+        "branch": turn.branch,
+        "number": turn.number,
+        "kind": turn.kind,
+        "method": turn.method,
+        "hyperparameters": turn.hyperparameters,
+        "seed": turn.seed,
+        "message": turn.message,
+        "author": turn.author,
+        "dataset": dataset,
+        "rows": [turn.first_row, turn.last_row],
+        "edits": [turn.edits, turn.edits_digest],
+        "skipped": [[row, reason] for row, reason in sorted(skipped)],
+        "undoes": sorted(undoes),
+        "patch": turn.patch_digest,
+        "editor_state": turn.editor_state_digest,
+        "tensors": turn.tensors,
+        "environment": turn.environment,
+        "seconds": turn.seconds,
+        "peak_memory": turn.peak_memory,
+        "notes": turn.notes,
+        "created_at": timestamp(turn.created_at),
+        "parent": parent or EMPTY,
+    }
+
+
+def content_hash(content: dict[str, Any]) -> str:
+    """SHA-256 of canonical JSON."""
+    return sha256(canonical_json(content))
+
+
+def evaluation_content(
+    evaluation: EvaluationRow, *, turn: str, outcomes: Sequence[tuple[str, Any, Any]]
+) -> dict[str, Any]:
+    """Everything that an evaluation's hash covers.
+
+    turn: the hash of its turn. outcomes: (edit digest, base, state), in edit order.
+    """
+    return {
+        "turn": turn,
+        "scope": [evaluation.scope, evaluation.scope_turn_id is not None],
+        "protocol": evaluation.protocol,
+        "seed": evaluation.seed,
+        "n": evaluation.n,
+        "base": evaluation.base,
+        "state": evaluation.state,
+        "environment": evaluation.environment,
+        "seconds": evaluation.seconds,
+        "created_at": timestamp(evaluation.created_at),
+        "outcomes": [list(outcome) for outcome in outcomes],
+    }
+
+
+def timestamp(moment: datetime) -> str:
+    """ISO 8601 in UTC with microseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,180 @@
+"""Connect to the ledger's database: SQLite by default, PostgreSQL for teams."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from ledger.orm import Table
+from patches.errors import DatabaseError
+
+SCHEMA = "0001"
+"""The newest Alembic revision that this program works with; revisions are numbered upwards."""
+VERSION_TABLE = "ledger_schema"
+_LOCK_TIMEOUT = 30.0
+
+
+def parse_url(address: str) -> URL:
+    """A database URL; DatabaseError if it is none, or names an unsupported database."""
+    try:
+        url = make_url(address)
+    except ArgumentError as error:
+        raise DatabaseError(
+            f"not a database URL: {address!r}; write sqlite:///FILE or "
+            "postgresql+psycopg://USER@HOST/NAME"
+        ) from error
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise DatabaseError(
+            f"the ledger runs on SQLite and PostgreSQL, not on {url.get_backend_name()}"
+        )
+    return url
+
+
+def masked(url: URL) -> str:
+    """The URL for people: a password shows as ``***``."""
+    return url.render_as_string(hide_password=True)
+
+
+def without_password(url: URL) -> str:
+    """The URL for the configuration file, which never holds a password."""
+    return url._replace(password=None).render_as_string(hide_password=False)
+
+
+def connect(url: URL) -> Engine:
+    """An engine for `url`; nothing is opened yet."""
+    try:
+        if url.get_backend_name() == "sqlite":
+            engine = create_engine(url, connect_args={"timeout": _LOCK_TIMEOUT})
+            _prepare_sqlite(engine)
+        else:
+            engine = create_engine(url, pool_pre_ping=True)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise DatabaseError(
+            f"{masked(url)}: its driver is not installed ({error}); "
+            "pip install 'edit-ledger[postgresql]'"
+        ) from error
+    return engine
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        # The driver's own BEGIN is switched off, so that `begin` below decides on the lock.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session for queries, on one consistent snapshot."""
+    options: dict[str, Any] = {}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "REPEATABLE READ"
+    with _translated(engine), Session(engine.execution_options(**options)) as session:
+        yield session
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Session]:
+    """A session whose whole work is one transaction: committed at the end, or not at all."""
+    with (
+        _translated(engine),
+        Session(engine.execution_options(writing=True), expire_on_commit=False) as session,
+        session.begin(),
+    ):
+        yield session
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    """The one place where the database library's errors become ours."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+        raise DatabaseError(
+            f"database {masked(engine.url)}: {reason.strip().splitlines()[0]}. {_advice(reason)}"
+        ) from error
+
+
+def _advice(reason: str) -> str:
+    if "locked" in reason:
+        return "Another process is writing for a long time; try again"
+    if "readonly" in reason or "read-only" in reason:
+        return "Make it writable, or choose another with --database"
+    if "connect" in reason or "unable to open" in reason:
+        return "Check that it is reachable, and the password in PGPASSWORD or LEDGER_DATABASE"
+    return "Nothing was changed"
+
+
+def create_schema(engine: Engine) -> None:
+    """Create the tables of an empty database, marked as being at revision `SCHEMA`.
+
+    As Alembic's cookbook advises for new databases; a test proves that the result is what the
+    migrations build.
+    """
+    with _translated(engine), engine.execution_options(writing=True).begin() as connection:
+        Table.metadata.create_all(connection)
+        connection.execute(
+            text(
+                f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, "
+                f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))"
+            )
+        )
+        connection.execute(
+            text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:v)"), {"v": SCHEMA}
+        )
+
+
+def schema_revision(engine: Engine) -> str | None:
+    """The revision that the database is at, or None if it holds no ledger."""
+    with _translated(engine), engine.connect() as connection:
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        return None if found is None else str(found)
+
+
+def check_schema(engine: Engine) -> None:
+    """DatabaseError, with the command to run, unless the database is at revision `SCHEMA`."""
+    found = schema_revision(engine)
+    if found == SCHEMA:
+        return
+    where = f"database {masked(engine.url)}"
+    if found is None:
+        raise DatabaseError(f"{where} holds no ledger; create one with: ledger init")
+    if found < SCHEMA:
+        raise DatabaseError(
+            f"{where} is at schema {found}, this program needs {SCHEMA}; run: ledger db upgrade"
+        )
+    raise DatabaseError(
+        f"{where} is at schema {found}, which is newer than this program's {SCHEMA}; "
+        "update edit-ledger"
+    )
+
+
+def environment_url() -> str | None:
+    """The address in LEDGER_DATABASE, which wins over the configured one."""
+    return os.environ.get("LEDGER_DATABASE") or None
+
+
+def bulk_insert(session: Session, table: type[Table], rows: list[dict[str, Any]]) -> None:
+    """Insert many plain rows, in one statement per chunk of the driver."""
+    if rows:
+        session.connection().execute(insert(table.__table__), rows)

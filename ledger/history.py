@@ -1,0 +1,209 @@
+"""The turns of a branch, and which of them are in force.
+
+A turn is in force unless a later turn in force undoes it. That one rule covers undoing a turn,
+going back to one, and bringing a rolled-back turn back by rolling back the rollback.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from ledger.chain import timestamp
+from ledger.orm import EMPTY, BlobRow, DatasetRow, EditRow, EvaluationRow, RefRow, TurnRow, UndoRow
+from patches.edit import Edit
+from patches.errors import HistoryError
+
+IN_FORCE, ROLLED_BACK = "in_force", "rolled_back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A turn as the branch's head sees it."""
+
+    row: TurnRow
+    undoes: tuple[int, ...]
+    in_force: bool
+    parent: str | None
+    patch: BlobRow | None
+    evaluation: EvaluationRow | None
+
+    @property
+    def number(self) -> int:
+        return self.row.number
+
+    @property
+    def state(self) -> str:
+        return IN_FORCE if self.in_force else ROLLED_BACK
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``ledger log --json``; fields are only ever added."""
+        row = self.row
+        return {
+            "turn": row.number,
+            "branch": row.branch,
+            "kind": row.kind,
+            "method": row.method,
+            "state": self.state,
+            "undoes": list(self.undoes),
+            "edits": row.edits,
+            "skipped": row.skipped,
+            "message": row.message,
+            "patch": None if self.patch is None else patch_json(self.patch),
+            "hash": row.hash,
+            "parent": self.parent,
+            "created_at": timestamp(row.created_at),
+            "seconds": row.seconds,
+            "scores": None if self.evaluation is None else scores_json(self.evaluation),
+        }
+
+
+def patch_json(patch: BlobRow) -> dict[str, Any]:
+    """digest, bytes, and the rank per tensor (null for a kind without one)."""
+    return {
+        "digest": patch.digest,
+        "bytes": patch.bytes,
+        "rank": {name: info["rank"] for name, info in patch.changes.items()},
+    }
+
+
+def scores_json(evaluation: EvaluationRow) -> dict[str, Any]:
+    """n, and the means of the base and of the state."""
+    return {"n": evaluation.n, "base": evaluation.base, "state": evaluation.state}
+
+
+def head_id(session: Session, branch: str) -> int | None:
+    """The row id of the branch's newest turn, None while it is empty."""
+    ref = session.get(RefRow, branch)
+    if ref is None:
+        raise HistoryError(f"no branch {branch}")
+    return ref.turn_id
+
+
+def turns(session: Session, branch: str) -> list[Turn]:
+    """The turns that led to the branch's head, oldest first."""
+    rows = _ancestry(session, head_id(session, branch))
+    by_id = {row.id: row for row in rows}
+    undoes = _undoes(session, by_id)
+    active = active_turns({row.number: undoes.get(row.number, ()) for row in rows})
+    patches = _patches(session, rows)
+    evaluations = _own_evaluations(session, rows)
+    return [
+        Turn(
+            row=row,
+            undoes=undoes.get(row.number, ()),
+            in_force=row.number in active,
+            parent=None if row.parent_id is None else by_id[row.parent_id].hash,
+            patch=patches.get(row.patch_digest or ""),
+            evaluation=evaluations.get(row.id),
+        )
+        for row in rows
+    ]
+
+
+def active_turns(undoes: Mapping[int, Iterable[int]]) -> set[int]:
+    """Numbers of the turns in force, given what each turn undoes (numbers, all earlier)."""
+    active: set[int] = set()
+    undone: set[int] = set()
+    for number in sorted(undoes, reverse=True):
+        if number not in undone:
+            active.add(number)
+            undone.update(undoes[number])
+    return active
+
+
+def edits_in_force(turns: Sequence[Turn], at: int | None = None) -> list[Turn]:
+    """The edit turns whose patches make up the state after turn `at` (default: the head).
+
+    `at` 0 is the base. HistoryError if there is no such turn.
+    """
+    last = len(turns) if at is None else at
+    if not 0 <= last <= len(turns):
+        raise HistoryError(no_such_turn(last, len(turns)))
+    active = active_turns({turn.number: turn.undoes for turn in turns[:last]})
+    return [turn for turn in turns[:last] if turn.row.kind == "edit" and turn.number in active]
+
+
+def no_such_turn(number: int, count: int) -> str:
+    """The sentence for a turn that does not exist."""
+    if count == 0:
+        return f"there is no turn {number}: the ledger has no turns; add some: ledger add-edits"
+    return f"there is no turn {number}: the turns are 1 to {count} (see: ledger log)"
+
+
+def find_turn(turns: Sequence[Turn], number: int) -> Turn:
+    """Turn `number`; HistoryError if there is none."""
+    if not 1 <= number <= len(turns):
+        raise HistoryError(no_such_turn(number, len(turns)))
+    return turns[number - 1]
+
+
+def state_hash(turns: Sequence[Turn], at: int | None = None) -> str:
+    """The chain hash at turn `at`."""
+    last = len(turns) if at is None else at
+    return turns[last - 1].row.hash if last else EMPTY
+
+
+def edit_of(row: EditRow) -> Edit:
+    """The edit that a row stores."""
+    import json
+
+    return Edit.restore(
+        prompt=row.prompt,
+        target=row.target,
+        subject=row.subject,
+        old_target=row.old_target,
+        probes=json.loads(row.probes),
+    )
+
+
+def edit_rows(session: Session, turn_ids: Sequence[int]) -> list[EditRow]:
+    """The edits of these turns, in order of turn and position."""
+    query = (
+        select(EditRow)
+        .where(EditRow.turn_id.in_(turn_ids))
+        .order_by(EditRow.turn_id, EditRow.position)
+    )
+    return list(session.scalars(query))
+
+
+def dataset_of(session: Session, turn: TurnRow) -> DatasetRow | None:
+    """Where the turn's edits came from."""
+    return None if turn.dataset_id is None else session.get(DatasetRow, turn.dataset_id)
+
+
+def _ancestry(session: Session, head: int | None) -> list[TurnRow]:
+    if head is None:
+        return []
+    path = select(TurnRow.id, TurnRow.parent_id).where(TurnRow.id == head).cte(recursive=True)
+    parent = aliased(TurnRow)
+    path = path.union_all(select(parent.id, parent.parent_id).where(parent.id == path.c.parent_id))
+    query = select(TurnRow).join(path, path.c.id == TurnRow.id).order_by(TurnRow.number)
+    return list(session.scalars(query))
+
+
+def _undoes(session: Session, by_id: Mapping[int, TurnRow]) -> dict[int, tuple[int, ...]]:
+    found: dict[int, list[int]] = {}
+    for undo in session.scalars(select(UndoRow)):
+        if undo.turn_id in by_id and undo.undone_id in by_id:
+            found.setdefault(by_id[undo.turn_id].number, []).append(by_id[undo.undone_id].number)
+    return {number: tuple(sorted(numbers)) for number, numbers in found.items()}
+
+
+def _patches(session: Session, rows: Sequence[TurnRow]) -> dict[str, BlobRow]:
+    wanted = {row.patch_digest for row in rows if row.patch_digest}
+    blobs = session.scalars(select(BlobRow).where(BlobRow.kind == "patch"))
+    return {blob.digest: blob for blob in blobs if blob.digest in wanted}
+
+
+def _own_evaluations(session: Session, rows: Sequence[TurnRow]) -> dict[int, EvaluationRow]:
+    """Each turn's first evaluation on its own edits: the one recorded with it."""
+    wanted = {row.id for row in rows}
+    query = (
+        select(EvaluationRow)
+        .where(EvaluationRow.scope == "turn", EvaluationRow.turn_id == EvaluationRow.scope_turn_id)
+        .order_by(EvaluationRow.id.desc())
+    )
+    return {row.turn_id: row for row in session.scalars(query) if row.turn_id in wanted}

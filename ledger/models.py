@@ -1,0 +1,123 @@
+"""Find and load the base model. Imports transformers and the Hub client only when called."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patches.errors import CheckpointError, ModelError, SettingError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+
+
+def split_revision(address: str) -> tuple[str, str | None]:
+    """``id@revision`` → id, revision. An existing folder is taken whole."""
+    if "@" in address and not Path(address).expanduser().exists():
+        name, _, revision = address.rpartition("@")
+        return name, revision
+    return address, None
+
+
+def resolve_model(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of a model, and the commit it is at if it comes from the Hub.
+
+    A Hub model is taken from the local cache where it is there, else downloaded; files are
+    safetensors, configuration and tokenizer only.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder.resolve(), None
+    if not _is_hub_id(model):
+        raise CheckpointError(f"{model}: no such folder, and not a Hub id like owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = Path(snapshot_download(model, revision=revision, allow_patterns=list(_WANTED)))
+    except Exception as error:  # the client raises many unrelated types; all mean "not to be had"
+        raise CheckpointError(
+            f"{model}{f'@{revision}' if revision else ''}: not a folder here, and the Hub does not "
+            f"give it ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+        ) from error
+    return found, found.name
+
+
+def _is_hub_id(model: str) -> bool:
+    parts = model.split("/")
+    return len(parts) == 2 and all(parts) and not model.startswith((".", "~"))
+
+
+def load_model(folder: Path, *, dtype: str | None, device: str) -> "nn.Module":
+    """A causal language model in evaluation mode.
+
+    dtype: a torch name such as ``float32``, or None for that of the checkpoint.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    wanted: torch.dtype | str = "auto" if dtype is None else parse_dtype(dtype)
+    target = parse_device(device)
+    _quieten()
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=wanted, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder}: transformers cannot load it as a causal language model "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    loaded: nn.Module = model.to(target).eval()
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer beside the model."""
+    from transformers import AutoTokenizer
+
+    _quieten()
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"{folder}: no usable tokenizer beside the model "
+            f"({str(error).strip().splitlines()[0]}); copy the tokenizer files there"
+        ) from error
+
+
+def parse_dtype(name: str) -> "torch.dtype":
+    """A floating torch dtype by its name."""
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise SettingError(f"--dtype is one of {', '.join(known)}, not {name!r}")
+    return known[name]
+
+
+def parse_device(name: str) -> "torch.device":
+    """A device that is there; ``auto`` is the first accelerator, else the CPU."""
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        # Apple's accelerator has no float64, which exact application needs.
+        usable = accelerator is not None and accelerator.type != "mps"
+        return accelerator if usable and accelerator is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(
+            f"--device {name}: not usable here ({str(error).splitlines()[0]})"
+        ) from error
+    return device
+
+
+def _quieten() -> None:
+    """Keep transformers' progress bars and notes out of our output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,283 @@
+"""The tables: what happened, in order.
+
+Rows of turns, edits, evaluations and datasets are only ever added. Refs move, and every move is
+logged. Constraints guard what they can; `ledger.chain` guards the rest.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+EMPTY = "empty"
+"""What stands for the state before the first turn in hashes and refs."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC with microseconds, the same on databases with and without time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite numbers rows by itself only when the key is exactly INTEGER.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+Digest = String(64)
+
+
+class Table(DeclarativeBase):
+    """Base class of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        datetime: UtcTime,
+    }
+
+
+class BaseRow(Table):
+    """The base model. One per ledger.
+
+    tensors: name → [dtype, shape, SHA-256 of its bytes].
+    """
+
+    __tablename__ = "bases"
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=False)
+    ledger_id: Mapped[str] = mapped_column(String(36))
+    fingerprint: Mapped[str] = mapped_column(Digest)
+    uri: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str | None] = mapped_column(Text)
+    architecture: Mapped[str] = mapped_column(Text)
+    licence: Mapped[str | None] = mapped_column(Text)
+    tensors: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class DatasetRow(Table):
+    """Where edits came from. identity: digest over the other columns, for finding it again."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    identity: Mapped[str] = mapped_column(Digest, unique=True)
+    uri: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str | None] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(Digest, index=True)
+    format: Mapped[str] = mapped_column(String(32))
+    layout: Mapped[str] = mapped_column(String(32))
+    mapping: Mapped[dict[str, Any]]
+    licence: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+
+class BlobRow(Table):
+    """A file of the patch store. changes: for a patch, tensor → kind, shape, rank, transposed."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (
+        CheckConstraint("kind IN ('patch', 'editor-state')", name="kind"),
+        CheckConstraint("bytes > 0", name="bytes"),
+    )
+
+    digest: Mapped[str] = mapped_column(Digest, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    changes: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class TurnRow(Table):
+    """One recorded step.
+
+    number: 1, 2, 3 … along the parents; unique on the branch that it was recorded on.
+    tensors: state after the turn: tensor name → SHA-256 of its bytes in the checkpoint's dtype.
+    edits_digest: SHA-256 over the digests of the turn's edits in order.
+    """
+
+    __tablename__ = "turns"
+    __table_args__ = (
+        UniqueConstraint("branch", "number"),
+        CheckConstraint("number > 0", name="number"),
+        CheckConstraint("kind IN ('edit', 'rollback')", name="kind"),
+        CheckConstraint("(number = 1) = (parent_id IS NULL)", name="parent"),
+        CheckConstraint(
+            "kind <> 'edit' OR (patch_digest IS NOT NULL AND method IS NOT NULL AND edits > 0)",
+            name="edit_has_patch",
+        ),
+        CheckConstraint("edits >= 0 AND skipped >= 0", name="counts"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    branch: Mapped[str] = mapped_column(String(200))
+    number: Mapped[int]
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    method: Mapped[str | None] = mapped_column(String(32))
+    hyperparameters: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    message: Mapped[str] = mapped_column(Text)
+    author: Mapped[str] = mapped_column(Text)
+    dataset_id: Mapped[int | None] = mapped_column(ForeignKey("datasets.id"), index=True)
+    first_row: Mapped[int | None] = mapped_column(BigInteger)
+    last_row: Mapped[int | None] = mapped_column(BigInteger)
+    edits: Mapped[int]
+    edits_digest: Mapped[str] = mapped_column(Digest)
+    skipped: Mapped[int]
+    patch_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), index=True)
+    editor_state_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"), index=True)
+    tensors: Mapped[dict[str, Any]]
+    environment: Mapped[dict[str, Any]]
+    seconds: Mapped[dict[str, Any]]
+    peak_memory: Mapped[int | None] = mapped_column(BigInteger)
+    notes: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+    hash: Mapped[str] = mapped_column(Digest, unique=True)
+
+
+class EditRow(Table):
+    """One fact of a turn.
+
+    row: its number in the dataset.  prompt_key: hash of the normalised prompt, for look-ups.
+    probes: canonical JSON as text, since it is hashed and written far more often than it is read.
+    """
+
+    __tablename__ = "edits"
+    __table_args__ = (
+        UniqueConstraint("turn_id", "position"),
+        CheckConstraint("position >= 0", name="position"),
+        CheckConstraint("target <> ''", name="target"),
+        Index(None, "prompt_key"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    turn_id: Mapped[int] = mapped_column(ForeignKey("turns.id"))
+    position: Mapped[int]
+    row: Mapped[int | None] = mapped_column(BigInteger)
+    prompt: Mapped[str] = mapped_column(Text)
+    target: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str | None] = mapped_column(Text)
+    old_target: Mapped[str | None] = mapped_column(Text)
+    probes: Mapped[str] = mapped_column(Text)
+    prompt_key: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(Digest)
+
+
+class SkippedRow(Table):
+    """A row of the dataset that a turn could not use, and why."""
+
+    __tablename__ = "skipped_rows"
+
+    turn_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), primary_key=True)
+    row: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class UndoRow(Table):
+    """A rollback turn undoes an earlier turn."""
+
+    __tablename__ = "undoes"
+    __table_args__ = (CheckConstraint("undone_id < turn_id", name="earlier"),)
+
+    turn_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), primary_key=True)
+    undone_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), primary_key=True)
+
+
+class RefRow(Table):
+    """A branch or tag. turn_id is null while a branch is empty."""
+
+    __tablename__ = "refs"
+    __table_args__ = (
+        CheckConstraint("kind IN ('branch', 'tag')", name="kind"),
+        CheckConstraint("kind = 'branch' OR turn_id IS NOT NULL", name="tag_has_turn"),
+    )
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"))
+
+
+class RefMoveRow(Table):
+    """A ref came to point elsewhere."""
+
+    __tablename__ = "ref_moves"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    ref: Mapped[str] = mapped_column(String(200), index=True)
+    from_turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"))
+    to_turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"))
+    action: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[datetime]
+
+
+class EvaluationRow(Table):
+    """Scores of the state at a turn. scope: ``turn`` (edits of one turn) or ``in_force``.
+
+    turn_id is null for the un-edited base. base, state: metric → mean. hash covers the row, the
+    outcomes and the turn's hash.
+    """
+
+    __tablename__ = "evaluations"
+    __table_args__ = (
+        CheckConstraint("scope IN ('turn', 'in_force')", name="scope"),
+        CheckConstraint("(scope = 'turn') = (scope_turn_id IS NOT NULL)", name="scope_turn"),
+        CheckConstraint("n >= 0", name="n"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    turn_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), index=True)
+    scope: Mapped[str] = mapped_column(String(16))
+    scope_turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"))
+    protocol: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    n: Mapped[int]
+    base: Mapped[dict[str, Any]]
+    state: Mapped[dict[str, Any]]
+    environment: Mapped[dict[str, Any]]
+    seconds: Mapped[float]
+    created_at: Mapped[datetime]
+    hash: Mapped[str] = mapped_column(Digest, unique=True)
+
+
+class OutcomeRow(Table):
+    """Scores of one edit in an evaluation: metric → value, of the base and of the state."""
+
+    __tablename__ = "outcomes"
+
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluations.id"), primary_key=True)
+    edit_id: Mapped[int] = mapped_column(ForeignKey("edits.id"), primary_key=True)
+    base: Mapped[dict[str, Any]]
+    state: Mapped[dict[str, Any]]

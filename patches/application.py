@@ -1,0 +1,101 @@
+"""Exact application: a state is always ``round_to_dtype(W_base + Σ Δ)``, never a subtraction.
+
+The deltas are summed in float64, in turn order, from zero; the base is added last and the sum is
+rounded once. Every path (disk, live model, a run of edits) goes through these functions, so that
+all of them give the same bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from patches.checkpoint import Checkpoint
+from patches.dtypes import tensor_bytes, tensor_from_bytes
+from patches.errors import PatchError
+from patches.patch import PatchFile, tensors_changed
+from patches.rounding import round_to
+
+# Elements of the temporary float64 copies: bounds memory, and has no influence on the bits.
+_PIECE = 1 << 22
+
+
+def base_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
+    """Tensor `name` of the base, as stored, on the CPU."""
+    stored = checkpoint.tensors.get(name)
+    if stored is None:
+        raise PatchError(
+            f"{checkpoint.folder} has no tensor {name}, which a patch changes; "
+            "is it the model that the ledger was made for?"
+        )
+    return tensor_from_bytes(
+        checkpoint.read(name), dtype=stored.dtype, shape=stored.shape, name=name
+    )
+
+
+def total_change(
+    patches: Sequence[PatchFile],
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    start: Tensor | None = None,
+) -> Tensor | None:
+    """Σ Δ of tensor `name` over `patches` in their order: (d_out, d_in), float64.
+
+    None if no patch changes it. `start`: the sum over earlier patches, added to in place.
+    """
+    total = start
+    for patch in patches:
+        info = patch.changes.get(name)
+        if info is None:
+            continue
+        if total is None:
+            total = torch.zeros(info.shape, dtype=torch.float64, device=device)
+        elif tuple(total.shape) != info.shape:
+            raise PatchError(
+                f"{patch.path}: changes {name} as {info.shape}, earlier patches as "
+                f"{tuple(total.shape)}"
+            )
+        patch.delta(name).add_to(total)
+    return total
+
+
+def patched(base: Tensor, total: Tensor, *, transposed: bool, dtype: torch.dtype) -> Tensor:
+    """``round(base + total)`` in `dtype`, in the layout of `base`, on the device of `total`.
+
+    base: the stored matrix, (d_out, d_in), or (d_in, d_out) if `transposed`; total: (d_out, d_in),
+    float64. Needs `total` and the result in memory, and a bounded piece more.
+    """
+    total = total.T if transposed else total
+    if base.shape != total.shape:
+        raise PatchError(f"a change of shape {tuple(total.shape)} on a {tuple(base.shape)} tensor")
+    result = torch.empty(base.shape, dtype=dtype, device=total.device)
+    rows = max(1, _PIECE // max(1, base.shape[1]))
+    for first in range(0, base.shape[0], rows):
+        piece = slice(first, first + rows)
+        exact = base[piece].to(device=total.device, dtype=torch.float64) + total[piece]
+        result[piece] = round_to(exact, dtype)
+    return result
+
+
+def patched_bytes(
+    checkpoint: Checkpoint, patches: Sequence[PatchFile]
+) -> dict[str, Callable[[], bytes]]:
+    """For every tensor that `patches` change, a function that builds its bytes when called."""
+
+    def build(name: str, transposed: bool) -> bytes:
+        base = base_tensor(checkpoint, name)
+        total = total_change(patches, name)
+        assert total is not None
+        return tensor_bytes(patched(base, total, transposed=transposed, dtype=base.dtype))
+
+    return {
+        name: (lambda name=name, transposed=transposed: build(name, transposed))
+        for name, transposed in tensors_changed(patches).items()
+    }
+
+
+def open_patches(paths: Sequence[Path]) -> list[PatchFile]:
+    """The patch files at `paths`, in that order."""
+    return [PatchFile(path) for path in paths]

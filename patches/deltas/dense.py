@@ -1,0 +1,42 @@
+"""A delta stored as the full matrix: changes of high rank, imported differences."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from patches.errors import PatchError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dense:
+    """Δ itself, of shape (d_out, d_in)."""
+
+    kind: ClassVar[str] = "dense"
+    delta: Tensor
+
+    def __post_init__(self) -> None:
+        if self.delta.dim() != 2:
+            raise PatchError(f"a dense delta is a matrix, not {tuple(self.delta.shape)}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.delta.shape[0], self.delta.shape[1]
+
+    @property
+    def rank(self) -> int | None:
+        return None
+
+    def add_to(self, total: Tensor) -> None:
+        total.add_(self.delta.to(device=total.device, dtype=torch.float64))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"delta": self.delta}
+
+    @classmethod
+    def from_tensors(cls, parts: Mapping[str, Tensor]) -> Self:
+        if set(parts) != {"delta"}:
+            raise PatchError(f"a dense delta has the one part 'delta', not {sorted(parts)}")
+        return cls(delta=parts["delta"])

@@ -1,0 +1,86 @@
+"""What every editing method offers to the run that uses it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor
+
+from patches.errors import SettingError
+from patches.live import LiveModel
+from patches.patch import Change
+from patches.tokens import Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Complete hyperparameters of a run (JSON values), and what the user should know of them."""
+
+    hyperparameters: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What one turn came to.
+
+    changes: by checkpoint tensor.  state: what this turn adds to the editor state.
+    figures: what the method has to tell of the turn, e.g. the loss before it.
+    seconds: per phase.
+    """
+
+    changes: dict[str, Change]
+    state: dict[str, Tensor]
+    figures: dict[str, float]
+    seconds: dict[str, float]
+
+
+class Editor(Protocol):
+    """A method at work on one live model, turn after turn."""
+
+    method: ClassVar[str]
+
+    @classmethod
+    def prepare(
+        cls, live: LiveModel, *, modules: Sequence[str], assignments: Mapping[str, str]
+    ) -> Prepared:
+        """Defaults for this model, completed by what the user set.
+
+        modules: names or patterns. assignments: hyperparameter → text. SettingError if wrong.
+        """
+        ...
+
+    @classmethod
+    def start(
+        cls,
+        live: LiveModel,
+        hyperparameters: Mapping[str, Any],
+        states: Iterable[Mapping[str, Tensor]],
+    ) -> Self:
+        """An editor that goes on after the turns in force, whose states are given in order."""
+        ...
+
+    def edit(
+        self, encoded: Sequence[Encoded], *, progress: Callable[[int], None] = lambda _done: None
+    ) -> Result:
+        """Solve one turn; neither model nor editor is changed. progress gets the edits done."""
+        ...
+
+    def accept(self, result: Result) -> None:
+        """The turn was recorded: its state counts from now on."""
+        ...
+
+
+def parse_assignments(
+    assignments: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]
+) -> dict[str, Any]:
+    """Texts to values. kinds: hyperparameter → how to read it. SettingError names what is wrong."""
+    values: dict[str, Any] = {}
+    for name, text in assignments.items():
+        if name not in kinds:
+            raise SettingError(f"no hyperparameter {name!r}; there are {', '.join(sorted(kinds))}")
+        try:
+            values[name] = kinds[name](text)
+        except ValueError as error:
+            raise SettingError(f"--set {name}={text}: not a usable value ({error})") from error
+    return values

@@ -1,0 +1,223 @@
+"""Scores of a state on a set of edits, teacher-forced, beside those of the un-edited base.
+
+Token accuracy is the share of an answer's tokens that the model predicts (arg max) when it is
+given the prompt and the answer's earlier tokens. An edit's score is the mean over its probes, a
+set's score the mean over the edits that have such probes. `stability` is the share of locality
+*tokens* that are predicted as the base predicts them: edits weigh in by their locality tokens.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from patches.edit import Edit
+from patches.tokens import IGNORED, Batch, Encoded, encode, pad
+from patches.tracing import logits_only_at
+
+PROTOCOL = {"name": "teacher-forced", "version": 1}
+METRICS = (
+    "edit_success",
+    "generalization",
+    "locality",
+    "stability",
+    "exact_match",
+    "preference",
+)
+TOKENS = "locality_tokens"
+"""Beside the metrics in the scores of an edit: the number of tokens behind its stability."""
+_TOKENS_PER_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """How a model answers one prompt: tokens predicted at the answer's positions, and the mean
+    log-probability (nats per token) that it gives the answer."""
+
+    predicted: tuple[int, ...]
+    log_probability: float
+
+
+Scores = dict[str, float | None]
+"""Metric → value in [0, 1], or None where no item has such a probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Scores of one edit, of the base and of the state."""
+
+    base: Scores
+    state: Scores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Questions:
+    """Every prompt with an answer that the edits ask, each distinct one once."""
+
+    encoded: tuple[Encoded, ...]
+    index: dict[tuple[str, str], int]
+
+    @classmethod
+    def of(cls, edits: Iterable[Edit], tokenizer: Any, longest: int | None) -> "Questions":
+        """Collected and tokenised; probes without answer tokens, or beyond `longest` tokens, are
+        left out (an edit itself is checked when it is recorded)."""
+        pairs = list(dict.fromkeys(pair for edit in edits for pair in _pairs(edit)))
+        encoded = encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs])
+        kept, index = [], {}
+        for pair, item in zip(pairs, encoded, strict=True):
+            usable = item.answer and item.first >= 0
+            if usable and (longest is None or len(item.ids) <= longest):
+                index[pair] = len(kept)
+                kept.append(item)
+        return cls(encoded=tuple(kept), index=index)
+
+    def find(self, answers: Sequence[Answered], prompt: str, answer: str) -> Answered | None:
+        at = self.index.get((prompt, answer))
+        return None if at is None else answers[at]
+
+    def expected(self, prompt: str, answer: str) -> tuple[int, ...]:
+        return self.encoded[self.index[prompt, answer]].answer
+
+
+def _pairs(edit: Edit) -> Iterable[tuple[str, str]]:
+    yield edit.prompt, edit.target
+    for prompt in edit.rephrasings:
+        yield prompt, edit.target
+    for probe in edit.locality:
+        yield probe.prompt, probe.answer
+    if edit.old_target is not None:
+        yield edit.prompt, edit.old_target
+
+
+@torch.inference_mode()
+def answer(
+    model: nn.Module,
+    questions: Questions,
+    *,
+    device: torch.device | str,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> list[Answered]:
+    """What `model` says to every question, in their order; batched by length."""
+    results: dict[int, Answered] = {}
+    for indices in _by_length(questions.encoded):
+        batch = pad([questions.encoded[i] for i in indices]).to(device)
+        results.update(zip(indices, _answer_batch(model, batch), strict=True))
+        progress(len(results))
+    return [results[i] for i in range(len(questions.encoded))]
+
+
+def _by_length(encoded: Sequence[Encoded]) -> Iterable[list[int]]:
+    """Indices in batches of similar length, of at most `_TOKENS_PER_BATCH` padded tokens."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+    batch: list[int] = []
+    for i in order:
+        if batch and len(encoded[i].ids) * (len(batch) + 1) > _TOKENS_PER_BATCH:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _answer_batch(model: nn.Module, batch: Batch) -> list[Answered]:
+    wanted = batch.labels != IGNORED
+    labels = batch.labels[wanted]
+    with logits_only_at(model, wanted):
+        logits = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).logits[0]
+    losses = functional.cross_entropy(logits.float(), labels, reduction="none").tolist()
+    predicted = logits.argmax(-1).tolist()
+    answers, start = [], 0
+    for count in wanted.sum(-1).tolist():
+        span = slice(start, start + count)
+        answers.append(
+            Answered(predicted=tuple(predicted[span]), log_probability=-sum(losses[span]) / count)
+        )
+        start += count
+    return answers
+
+
+def score(
+    edits: Sequence[Edit],
+    questions: Questions,
+    base: Sequence[Answered],
+    state: Sequence[Answered],
+) -> list[Outcome]:
+    """The outcome of each edit, given what base and state answer."""
+    return [
+        Outcome(
+            base=_scores(edit, questions, base, base),
+            state=_scores(edit, questions, base, state),
+        )
+        for edit in edits
+    ]
+
+
+def _scores(
+    edit: Edit, questions: Questions, base: Sequence[Answered], state: Sequence[Answered]
+) -> Scores:
+    def accuracy(prompt: str, text: str) -> float | None:
+        given = questions.find(state, prompt, text)
+        return None if given is None else _share(given.predicted, questions.expected(prompt, text))
+
+    tokens = sum(
+        len(questions.expected(p.prompt, p.answer))
+        for p in edit.locality
+        if (p.prompt, p.answer) in questions.index
+    )
+    success = accuracy(edit.prompt, edit.target)
+    return {
+        "edit_success": success,
+        "generalization": _mean(accuracy(p, edit.target) for p in edit.rephrasings),
+        "locality": _mean(accuracy(p.prompt, p.answer) for p in edit.locality),
+        "stability": _stability(edit, questions, base, state) / tokens if tokens else None,
+        "exact_match": None if success is None else float(success == 1),
+        "preference": _preference(edit, questions, state),
+        TOKENS: float(tokens),
+    }
+
+
+def _stability(
+    edit: Edit, questions: Questions, base: Sequence[Answered], state: Sequence[Answered]
+) -> int:
+    """Locality tokens that `state` predicts as `base` does."""
+    same = 0
+    for probe in edit.locality:
+        before = questions.find(base, probe.prompt, probe.answer)
+        after = questions.find(state, probe.prompt, probe.answer)
+        if before is not None and after is not None:
+            same += sum(map(int.__eq__, before.predicted, after.predicted))
+    return same
+
+
+def _preference(edit: Edit, questions: Questions, state: Sequence[Answered]) -> float | None:
+    """1 if the new answer is more probable per token than the old one, else 0."""
+    if edit.old_target is None or edit.old_target.strip() == edit.target:
+        return None
+    new = questions.find(state, edit.prompt, edit.target)
+    old = questions.find(state, edit.prompt, edit.old_target)
+    return None if new is None or old is None else float(new.log_probability > old.log_probability)
+
+
+def _share(given: Sequence[int], expected: Sequence[int]) -> float:
+    return sum(a == b for a, b in zip(given, expected, strict=True)) / len(expected)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def summary(outcomes: Iterable[Scores]) -> Scores:
+    """Each metric over the edits that have it: `stability` per token, the others per edit."""
+    rows = list(outcomes)
+    means = {metric: _mean(row[metric] for row in rows) for metric in METRICS}
+    tokens = math.fsum(row[TOKENS] or 0 for row in rows)
+    same = math.fsum((row["stability"] or 0) * (row[TOKENS] or 0) for row in rows)
+    means["stability"] = same / tokens if tokens else None
+    return means

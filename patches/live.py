@@ -1,0 +1,114 @@
+"""A model in memory as a state of a base checkpoint: set it, advance it, look at the base.
+
+Weights are always rebuilt from the base's stored bytes plus the sum of the patches in force, so a
+live model has the same bytes as one loaded from disk, however it got there.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from patches.application import base_tensor, patched, total_change
+from patches.canonical import sha256
+from patches.checkpoint import Checkpoint
+from patches.dtypes import tensor_bytes
+from patches.errors import PatchError
+from patches.modules import parameters_by_tensor
+from patches.patch import PatchFile, tensors_changed
+
+
+class LiveModel:
+    """A model whose weights are kept at a state of `checkpoint`.
+
+    Between calls the weights that patches change are those of the state, and all others are left
+    as they were loaded. The sums of the deltas are kept, so that advancing by a turn costs the
+    same however many turns came before.
+    """
+
+    def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
+        self.model = model
+        self.checkpoint = checkpoint
+        self._totals: dict[str, Tensor] = {}
+        self._transposed: dict[str, bool] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def set_state(self, patches: Sequence[PatchFile]) -> None:
+        """Make the weights those of base + `patches`, from whatever they were."""
+        changed = tensors_changed(patches)
+        leaving = {name: flag for name, flag in self._transposed.items() if name not in changed}
+        totals = {}
+        for name in changed:
+            total = total_change(patches, name, device=self._device_of(name))
+            if total is not None:
+                totals[name] = total
+        self._write_base(leaving)
+        self._totals, self._transposed = totals, changed
+        for name in changed:
+            self._write(name)
+
+    def advance(self, patch: PatchFile) -> None:
+        """Add one more patch to the state."""
+        for name, info in patch.changes.items():
+            if self._transposed.setdefault(name, info.transposed) != info.transposed:
+                raise PatchError(f"{patch.path}: {name} is stored in another layout")
+            total = total_change(
+                [patch], name, device=self._device_of(name), start=self._totals.get(name)
+            )
+            if total is not None:
+                self._totals[name] = total
+            self._write(name)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every patched tensor's bytes in the base's dtype, as a checkpoint holds it."""
+        result = {}
+        for name, parameter in self._parameters(self._totals).items():
+            base = base_tensor(self.checkpoint, name)
+            weight = (
+                parameter.data
+                if parameter.dtype == base.dtype
+                else self._patched(name, base, base.dtype)
+            )
+            result[name] = sha256(tensor_bytes(weight))
+        return result
+
+    @contextmanager
+    def at_base(self) -> Iterator[nn.Module]:
+        """Inside, the model is the un-edited base; afterwards it is at its state again."""
+        self._write_base(self._transposed)
+        try:
+            yield self.model
+        finally:
+            for name in self._transposed:
+                self._write(name)
+
+    def changes(self) -> dict[str, float]:
+        """Per patched tensor, the Frobenius norm of its change relative to that of the base."""
+        return {
+            name: (total.norm() / base_tensor(self.checkpoint, name).double().norm()).item()
+            for name, total in self._totals.items()
+        }
+
+    def _parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
+        return parameters_by_tensor(self.model, self.checkpoint, names)
+
+    def _device_of(self, name: str) -> torch.device:
+        return self._parameters([name])[name].device
+
+    def _patched(self, name: str, base: Tensor, dtype: torch.dtype) -> Tensor:
+        return patched(base, self._totals[name], transposed=self._transposed[name], dtype=dtype)
+
+    def _write(self, name: str) -> None:
+        parameter = self._parameters([name])[name]
+        weight = self._patched(name, base_tensor(self.checkpoint, name), parameter.dtype)
+        with torch.no_grad():
+            parameter.copy_(weight)
+
+    def _write_base(self, names: Iterable[str]) -> None:
+        for name, parameter in self._parameters(names).items():
+            with torch.no_grad():
+                parameter.copy_(base_tensor(self.checkpoint, name))

@@ -1,0 +1,217 @@
+"""Patch files: what one turn does to the weights, as canonical safetensors.
+
+A patch describes itself without a database. Its metadata hold, all as text:
+
+    format, version     "edit-ledger-patch", "1"
+    base                fingerprint of the base model
+    method              the editor, e.g. "ultraedit"
+    hyperparameters     canonical JSON
+    turn                the turn's number
+    parent              digest of the patch before it on the branch, or ""
+    changes             canonical JSON: tensor name → kind, shape (d_out, d_in), transposed
+
+and the tensors are named ``<tensor name>/<part of the delta>``. An editor state is a file of the
+same make with format "edit-ledger-state".
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from patches.canonical import canonical_json
+from patches.deltas import KINDS, Delta
+from patches.dtypes import NAMES, tensor_bytes
+from patches.errors import PatchError
+
+PATCH_FORMAT = "edit-ledger-patch"
+STATE_FORMAT = "edit-ledger-state"
+VERSION = "1"
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Change:
+    """The delta of one tensor. `transposed`: the checkpoint stores (d_in, d_out), as GPT-2 does."""
+
+    delta: Delta
+    transposed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeInfo:
+    """What the header of a patch says of one tensor, without reading it."""
+
+    kind: str
+    shape: tuple[int, int]
+    transposed: bool
+    rank: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "transposed": self.transposed,
+            "rank": self.rank,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchHeader:
+    """Where a patch comes from."""
+
+    base: str
+    method: str
+    hyperparameters: Mapping[str, Any]
+    turn: int
+    parent: str | None
+
+
+class PatchFile:
+    """A patch on disk; deltas are read when asked for, one tensor at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        metadata = _read_metadata(path, PATCH_FORMAT)
+        try:
+            self.header = PatchHeader(
+                base=metadata["base"],
+                method=metadata["method"],
+                hyperparameters=json.loads(metadata["hyperparameters"]),
+                turn=int(metadata["turn"]),
+                parent=metadata["parent"] or None,
+            )
+            self.changes = {
+                name: ChangeInfo(
+                    kind=info["kind"],
+                    shape=(info["shape"][0], info["shape"][1]),
+                    transposed=info["transposed"],
+                    rank=info["rank"],
+                )
+                for name, info in json.loads(metadata["changes"]).items()
+            }
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise PatchError(f"{path}: the header of the patch is damaged ({error!r})") from error
+
+    def delta(self, tensor: str) -> Delta:
+        """The delta of `tensor`; PatchError if the file does not hold what its header says."""
+        info = self.changes[tensor]
+        if info.kind not in KINDS:
+            raise PatchError(
+                f"{self.path}: tensor {tensor} has a delta of the unknown kind {info.kind!r}; "
+                f"this program knows {', '.join(KINDS)}. A newer edit-ledger may have written it"
+            )
+        prefix = f"{tensor}/"
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (no mapping)
+                parts = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise PatchError(f"{self.path}: cannot be read ({error})") from error
+        delta = KINDS[info.kind].from_tensors(parts)
+        if delta.shape != info.shape:
+            raise PatchError(
+                f"{self.path}: the delta of {tensor} is {delta.shape}, its header says {info.shape}"
+            )
+        return delta
+
+
+def describe(change: Change) -> ChangeInfo:
+    """The header's view of a change in memory."""
+    delta = change.delta
+    return ChangeInfo(
+        kind=delta.kind, shape=delta.shape, transposed=change.transposed, rank=delta.rank
+    )
+
+
+def encode_patch(header: PatchHeader, changes: Mapping[str, Change]) -> bytes:
+    """The bytes of a patch: equal header and tensors give equal bytes."""
+    metadata = {
+        "format": PATCH_FORMAT,
+        "version": VERSION,
+        "base": header.base,
+        "method": header.method,
+        "hyperparameters": canonical_json(dict(header.hyperparameters)).decode(),
+        "turn": str(header.turn),
+        "parent": header.parent or "",
+        "changes": canonical_json(
+            {name: describe(change).to_json() for name, change in changes.items()}
+        ).decode(),
+    }
+    tensors = {
+        f"{name}/{part}": tensor
+        for name, change in changes.items()
+        for part, tensor in change.delta.tensors().items()
+    }
+    return safetensors_bytes(tensors, metadata)
+
+
+def encode_state(method: str, tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of what an editor carries from a turn to the next."""
+    return safetensors_bytes(
+        tensors, {"format": STATE_FORMAT, "version": VERSION, "method": method}
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of an editor state."""
+    _read_metadata(path, STATE_FORMAT)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise PatchError(f"{path}: cannot be read ({error})") from error
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with sorted metadata, and tensors sorted by alignment and name.
+
+    The library's own writer puts metadata in the random order of a hash map, so that equal
+    content gives different bytes; its readers take this file like any other.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    pieces: list[bytes] = []
+    offset = 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
+        data = tensor_bytes(tensors[name])
+        header[name] = {
+            "dtype": NAMES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + len(data)],
+        }
+        offset += len(data)
+        pieces.append(data)
+    text = canonical_json(header)
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return b"".join([len(text).to_bytes(8, "little"), text, *pieces])
+
+
+def tensors_changed(patches: Iterable[PatchFile]) -> dict[str, bool]:
+    """Every tensor that one of `patches` changes, in order of first change, → transposed."""
+    changed: dict[str, bool] = {}
+    for patch in patches:
+        for name, info in patch.changes.items():
+            changed.setdefault(name, info.transposed)
+    return changed
+
+
+def _read_metadata(path: Path, expected: str) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise PatchError(f"{path}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise PatchError(f"{path}: not a readable safetensors file ({error})") from error
+    if metadata.get("format") != expected:
+        raise PatchError(f"{path}: not an {expected} file")
+    if metadata.get("version") != VERSION:
+        raise PatchError(
+            f"{path}: format version {metadata.get('version')}, this program reads {VERSION}; "
+            "update edit-ledger"
+        )
+    return metadata
