@@ -177,4 +177,4 @@ def environment_url() -> str | None:
 def bulk_insert(session: Session, table: type[Table], rows: list[dict[str, Any]]) -> None:
     """Insert many plain rows, in one statement per chunk of the driver."""
     if rows:
-        session.connection().execute(insert(table.__table__), rows)
+        session.execute(insert(table), rows, execution_options={"render_nulls": True})

@@ -1,5 +1,6 @@
 """Find and load the base model. Imports transformers and the Hub client only when called."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,5 +120,6 @@ def _quieten() -> None:
     """Keep transformers' progress bars and notes out of our output."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    silence: Callable[[], None]
+    for silence in (logging.set_verbosity_error, logging.disable_progress_bar):
+        silence()

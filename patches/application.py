@@ -6,6 +6,7 @@ all of them give the same bytes.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -91,7 +92,7 @@ def patched_bytes(
         return tensor_bytes(patched(base, total, transposed=transposed, dtype=base.dtype))
 
     return {
-        name: (lambda name=name, transposed=transposed: build(name, transposed))
+        name: partial(build, name, transposed)
         for name, transposed in tensors_changed(patches).items()
     }
 

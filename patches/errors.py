@@ -1,13 +1,13 @@
 """The errors that users see.
 
     EditLedgerError             every error this project raises on purpose
-    ├── CheckpointError         a model folder: missing, damaged, not safetensors, refused as a target
-    ├── PatchError              a patch or editor-state file, or a delta that does not fit its tensor
-    ├── ModelError              a live model: unknown module, unsupported layer, wrong architecture
+    ├── CheckpointError         a model folder: missing, damaged, refused as a target
+    ├── PatchError              a patch or editor state: damaged, or not fitting its tensor
+    ├── ModelError              a live model: unknown module, unsupported layer
     ├── EditingError            an editor cannot produce a usable shift
     ├── DatasetError            a source of edits: unreadable, unknown layout, bad mapping
     ├── HistoryError            turns and refs: no such turn, already rolled back, moved meanwhile
-    ├── DatabaseError           the database: unreachable, without schema, older or newer than the program
+    ├── DatabaseError           the database: unreachable, without schema, too old or too new
     ├── StoreError              the patch store: missing, unwritable or damaged blob
     └── SettingError            an option or hyperparameter that makes no sense
 

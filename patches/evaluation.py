@@ -67,7 +67,8 @@ class Questions:
         left out (an edit itself is checked when it is recorded)."""
         pairs = list(dict.fromkeys(pair for edit in edits for pair in _pairs(edit)))
         encoded = encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs])
-        kept, index = [], {}
+        kept: list[Encoded] = []
+        index: dict[tuple[str, str], int] = {}
         for pair, item in zip(pairs, encoded, strict=True):
             usable = item.answer and item.first >= 0
             if usable and (longest is None or len(item.ids) <= longest):

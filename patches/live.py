@@ -94,7 +94,7 @@ class LiveModel:
         }
 
     def _parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
-        return parameters_by_tensor(self.model, self.checkpoint, names)
+        return parameters_by_tensor(self.model, names)
 
     def _device_of(self, name: str) -> torch.device:
         return self._parameters([name])[name].device

@@ -39,9 +39,7 @@ def is_conv1d(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-def parameters_by_tensor(
-    model: nn.Module, checkpoint: Checkpoint, names: Iterable[str]
-) -> dict[str, nn.Parameter]:
+def parameters_by_tensor(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The live parameter of each checkpoint tensor in `names`.
 
     A live name may carry the architecture's prefix, or lack it (``h.0.mlp…`` in a file is

@@ -81,7 +81,7 @@ def trace(
             def keep(gradient: Tensor) -> None:
                 gradients[name] = gradient[traced]
 
-            output.register_hook(keep)
+            output.register_hook(keep)  # type: ignore[no-untyped-call]  # torch's own
 
         return hook
 
@@ -93,7 +93,7 @@ def trace(
             ).logits[0]
             loss = functional.cross_entropy(logits.float(), batch.labels[wanted])
             if loss.requires_grad:
-                loss.backward()
+                torch.autograd.backward(loss)
     finally:
         for handle in handles:
             handle.remove()

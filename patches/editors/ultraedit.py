@@ -137,20 +137,32 @@ def values(captured: Captured, moments: Moments, settings: UltraEditSettings) ->
     return -settings.learning_rate * h.square().sum(-1, keepdim=True) * v
 
 
-def solve(keys: Tensor, wanted: Tensor, ridge: float) -> Delta:
-    """The ridge regression of `wanted` V (n, d_out) on `keys` K (n, d_in), in the smaller form."""
+def solve(keys: Tensor, wanted: Tensor, ridge: float) -> Delta | None:
+    """The ridge regression of `wanted` V (n, d_out) on `keys` K (n, d_in), in the smaller form.
+
+    None if the system is not positive definite in float64.
+    """
     n, d_in = keys.shape
     d_out = wanted.shape[1]
     exact = keys.to(torch.float64)
     if n * (d_in * keys.element_size() + d_out * 4) < d_in * d_out * 4:
         gram = exact @ exact.T
         gram.diagonal().add_(ridge)
-        factor = torch.cholesky_solve(wanted, torch.linalg.cholesky(gram))
-        return LowRank(A=keys.cpu(), B=factor.to(torch.float32).cpu())
+        solution = _solve_positive(gram, wanted)
+        return solution if solution is None else LowRank(A=keys.cpu(), B=_stored(solution))
     covariance = exact.T @ exact
     covariance.diagonal().add_(ridge)
-    product = torch.cholesky_solve(exact.T @ wanted, torch.linalg.cholesky(covariance))
-    return Dense(delta=product.T.to(torch.float32).contiguous().cpu())
+    solution = _solve_positive(covariance, exact.T @ wanted)
+    return solution if solution is None else Dense(delta=_stored(solution.T))
+
+
+def _solve_positive(matrix: Tensor, right: Tensor) -> Tensor | None:
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return None if info.item() else torch.cholesky_solve(right, factor)
+
+
+def _stored(solution: Tensor) -> Tensor:
+    return solution.to(torch.float32).contiguous().cpu()
 
 
 def shift(
@@ -172,13 +184,12 @@ def shift(
                 "the edited model is broken, or needs --dtype float32"
             )
         wanted = values(seen, lifelong[seen.group], settings)
-        try:
-            delta = solve(seen.keys, wanted, settings.ridge)
-        except torch.linalg.LinAlgError as error:
+        delta = solve(seen.keys, wanted, settings.ridge)
+        if delta is None:
             raise EditingError(
-                f"module {target.name}: the system has no stable solution ({error}); "
-                "raise the ridge: --set ridge=10"
-            ) from error
+                f"module {target.name}: the system has no stable solution; raise the ridge: "
+                "--set ridge=10"
+            )
         _check_usable(target.name, delta)
         changes[target.tensor] = Change(delta=delta, transposed=target.transposed)
     return changes
