@@ -1,0 +1,79 @@
+"""What happened to a model, in order: turns of knowledge edits, recorded, applied, rolled back.
+
+    from ledger import AddEdits, add_edits, apply_to_model, init, open_ledger, rollback_turn
+
+    ledger = init("path/to/model").ledger          # or open_ledger()
+    for turn in add_edits(ledger, AddEdits(source="facts.json")).turns:
+        print(turn.turn, turn.scores)
+    apply_to_model(ledger, model)                  # any nn.Module of that base, on any device
+    rollback_turn(ledger, 3)
+
+Names are imported when first used, so that reading a history does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ledger.applying import Applied, apply_to_folder, apply_to_model
+    from ledger.editing import Added, AddEdits, Plan, Run, add_edits, plan_edits
+    from ledger.evaluating import Evaluated, evaluate
+    from ledger.initialising import Initialised, init
+    from ledger.reporting import Status, TurnDetails, log, show, status
+    from ledger.rolling_back import RolledBack, rollback_to, rollback_turn
+    from ledger.verifying import Problem, Verified, verify
+    from ledger.verifying_checkpoint import verify_checkpoint
+    from ledger.workspace import Ledger, open_ledger
+    from patches.errors import EditLedgerError
+
+_HOMES = {
+    "ledger.applying": ("Applied", "apply_to_folder", "apply_to_model"),
+    "ledger.editing": ("AddEdits", "Added", "Plan", "Run", "add_edits", "plan_edits"),
+    "ledger.evaluating": ("Evaluated", "evaluate"),
+    "ledger.initialising": ("Initialised", "init"),
+    "ledger.reporting": ("Status", "TurnDetails", "log", "show", "status"),
+    "ledger.rolling_back": ("RolledBack", "rollback_to", "rollback_turn"),
+    "ledger.verifying": ("Problem", "Verified", "verify"),
+    "ledger.verifying_checkpoint": ("verify_checkpoint",),
+    "ledger.workspace": ("Ledger", "open_ledger"),
+    "patches.errors": ("EditLedgerError",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AddEdits",
+    "Added",
+    "Applied",
+    "EditLedgerError",
+    "Evaluated",
+    "Initialised",
+    "Ledger",
+    "Plan",
+    "Problem",
+    "RolledBack",
+    "Run",
+    "Status",
+    "TurnDetails",
+    "Verified",
+    "add_edits",
+    "apply_to_folder",
+    "apply_to_model",
+    "evaluate",
+    "init",
+    "log",
+    "open_ledger",
+    "plan_edits",
+    "rollback_to",
+    "rollback_turn",
+    "show",
+    "status",
+    "verify",
+    "verify_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ledger' has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -123,23 +123,22 @@ def _advice(reason: str) -> str:
     return "Nothing was changed"
 
 
-def create_schema(engine: Engine) -> None:
+def create_schema(connection: Connection) -> None:
     """Create the tables of an empty database, marked as being at revision `SCHEMA`.
 
     As Alembic's cookbook advises for new databases; a test proves that the result is what the
-    migrations build.
+    migrations build. Part of the caller's transaction.
     """
-    with _translated(engine), engine.execution_options(writing=True).begin() as connection:
-        Table.metadata.create_all(connection)
-        connection.execute(
-            text(
-                f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, "
-                f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))"
-            )
+    Table.metadata.create_all(connection)
+    connection.execute(
+        text(
+            f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, "
+            f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num))"
         )
-        connection.execute(
-            text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:v)"), {"v": SCHEMA}
-        )
+    )
+    connection.execute(
+        text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:v)"), {"v": SCHEMA}
+    )
 
 
 def schema_revision(engine: Engine) -> str | None:

@@ -1,6 +1,5 @@
 """Find and load the base model. Imports transformers and the Hub client only when called."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +119,5 @@ def _quieten() -> None:
     """Keep transformers' progress bars and notes out of our output."""
     from transformers.utils import logging
 
-    silence: Callable[[], None]
-    for silence in (logging.set_verbosity_error, logging.disable_progress_bar):
-        silence()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # as transformers ships it
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # likewise

@@ -90,7 +90,7 @@ class NewTurn:
 
 
 def record_turn(ledger: Ledger, new: NewTurn) -> int:
-    """Make the turn exist and the branch point to it; the number it got.
+    """Make the turn exist and the branch point to it; its row id.
 
     Raises HistoryError, with nothing recorded, if the branch has moved on from `new.parent`.
     """
@@ -121,7 +121,7 @@ def record_turn(ledger: Ledger, new: NewTurn) -> int:
         _move(session, ref, turn, now)
         if new.evaluation is not None:
             record_evaluation(session, turn, new.evaluation, scope_turn=turn, edits=None, now=now)
-        return turn.number
+        return turn.id
 
 
 def edit_values(edits: Sequence[RecordedEdit]) -> list[dict[str, Any]]:

@@ -51,6 +51,8 @@ def total_change(
         info = patch.changes.get(name)
         if info is None:
             continue
+        # Read first: it is checked against what the header says, which could be anything.
+        delta = patch.delta(name)
         if total is None:
             total = torch.zeros(info.shape, dtype=torch.float64, device=device)
         elif tuple(total.shape) != info.shape:
@@ -58,7 +60,7 @@ def total_change(
                 f"{patch.path}: changes {name} as {info.shape}, earlier patches as "
                 f"{tuple(total.shape)}"
             )
-        patch.delta(name).add_to(total)
+        delta.add_to(total)
     return total
 
 

@@ -141,6 +141,13 @@ def write_checkpoint(
     )
 
 
+def check_target(base: Checkpoint, target: Path, *, owner: str) -> None:
+    """CheckpointError, with the way out, if `write_checkpoint` would refuse this target."""
+    place = Path(os.path.realpath(target))
+    recover(place)
+    _check_target(base, target, place, owner)
+
+
 def read_provenance(folder: Path) -> dict[str, object] | None:
     """The content of `ledger.json`, or None when there is none.
 

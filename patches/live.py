@@ -37,6 +37,10 @@ class LiveModel:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def reset(self, names: Iterable[str]) -> None:
+        """Give these tensors the base's weights, whatever they have been."""
+        self._write_base(names)
+
     def set_state(self, patches: Sequence[PatchFile]) -> None:
         """Make the weights those of base + `patches`, from whatever they were."""
         changed = tensors_changed(patches)
@@ -75,6 +79,11 @@ class LiveModel:
             )
             result[name] = sha256(tensor_bytes(weight))
         return result
+
+    def not_finite(self) -> list[str]:
+        """Patched tensors with an infinity or NaN, as when a shift overflows float16."""
+        parameters = self._parameters(self._totals)
+        return [name for name, weight in parameters.items() if not torch.isfinite(weight).all()]
 
     @contextmanager
     def at_base(self) -> Iterator[nn.Module]:

@@ -59,6 +59,21 @@ class ChangeInfo:
             "rank": self.rank,
         }
 
+    @classmethod
+    def from_json(cls, found: Any) -> "ChangeInfo":
+        """The inverse of `to_json`; KeyError, TypeError or ValueError for anything else."""
+        d_out, d_in = found["shape"]
+        info = cls(
+            kind=found["kind"],
+            shape=(d_out, d_in),
+            transposed=found["transposed"],
+            rank=found["rank"],
+        )
+        counts = info.shape if info.rank is None else (*info.shape, info.rank)
+        if (type(info.kind), type(info.transposed)) != (str, bool) or {*map(type, counts)} != {int}:
+            raise TypeError(f"a change described as {found!r}")
+        return info
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchHeader:
@@ -81,20 +96,15 @@ class PatchFile:
             self.header = PatchHeader(
                 base=metadata["base"],
                 method=metadata["method"],
-                hyperparameters=json.loads(metadata["hyperparameters"]),
+                hyperparameters=dict(json.loads(metadata["hyperparameters"])),
                 turn=int(metadata["turn"]),
                 parent=metadata["parent"] or None,
             )
             self.changes = {
-                name: ChangeInfo(
-                    kind=info["kind"],
-                    shape=(info["shape"][0], info["shape"][1]),
-                    transposed=info["transposed"],
-                    rank=info["rank"],
-                )
-                for name, info in json.loads(metadata["changes"]).items()
+                name: ChangeInfo.from_json(info)
+                for name, info in dict(json.loads(metadata["changes"])).items()
             }
-        except (KeyError, ValueError, TypeError, IndexError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise PatchError(f"{path}: the header of the patch is damaged ({error!r})") from error
 
     def delta(self, tensor: str) -> Delta:
@@ -105,11 +115,10 @@ class PatchFile:
                 f"{self.path}: tensor {tensor} has a delta of the unknown kind {info.kind!r}; "
                 f"this program knows {', '.join(KINDS)}. A newer edit-ledger may have written it"
             )
-        prefix = f"{tensor}/"
         try:
             with safe_open(self.path, framework="pt") as file:
-                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (no mapping)
-                parts = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+                names = [name for name in file.keys() if name.rpartition("/")[0] == tensor]  # noqa: SIM118 (no mapping)
+                parts = {name.rpartition("/")[2]: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise PatchError(f"{self.path}: cannot be read ({error})") from error
         delta = KINDS[info.kind].from_tensors(parts)

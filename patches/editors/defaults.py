@@ -123,8 +123,8 @@ def _by_rule(model: nn.Module, family: str, width: int) -> Default:
         learning_rate=rate,
         note=(
             f"nobody has tuned {family} of width {width}: editing {len(chosen)} of {len(last)} "
-            f"feed-forward output matrices ({chosen[0]} to {chosen[-1]}) at learning rate {rate:g}. "
-            "Try a few rates with --set learning_rate=… and layers with --modules"
+            f"feed-forward output matrices ({chosen[0]} to {chosen[-1]}) at learning rate "
+            f"{rate:g}. Try a few rates with --set learning_rate=… and layers with --modules"
         ),
     )
 

@@ -1,0 +1,205 @@
+"""`ledger add-edits`: record and make edits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import (
+    device_option,
+    dtype_option,
+    json_option,
+    ledger_option,
+    message_option,
+    opened,
+    pairs,
+    print_json,
+)
+from cli.rendering import numbers, score, size
+from cli.watching import watching
+
+if TYPE_CHECKING:
+    from ledger.editing import Added, AddEdits, Run
+    from ledger.workspace import Ledger
+
+_SHOWN = 20
+
+
+def _mapping(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, str]:
+    from ledger.datasets import parse_mapping
+
+    return parse_mapping(text) if text else {}
+
+
+@click.command("add-edits")
+@click.argument("source")
+@click.option("--turn-size", default=100, show_default=True, help="Edits per turn.")
+@click.option("--method", default="ultraedit", show_default=True, help="Editing method.")
+@click.option(
+    "--modules",
+    multiple=True,
+    metavar="PATTERN",
+    help="Modules to edit: names, or patterns like '*layers.{20..27}.mlp.down_proj'; repeatable.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=pairs,
+    help="A hyperparameter, e.g. learning_rate=3e-4, batch_size=10, variance=welford; repeatable.",
+)
+@click.option(
+    "--map",
+    "mapping",
+    metavar="FIELD=COLUMN,…",
+    callback=_mapping,
+    help="Fields of an unknown layout, e.g. prompt=src,target=alt.",
+)
+@click.option("--limit", type=int, help="Rows to read at the most.")
+@click.option("--offset", default=0, help="Rows to leave out at the start.")
+@click.option("--licence", help="Licence of the dataset, to be recorded.")
+@click.option("--seed", default=0, show_default=True)
+@device_option
+@dtype_option
+@click.option("--no-evaluate", is_flag=True, help="Leave out the scores of each turn (faster).")
+@click.option("--resume", is_flag=True, help="Go on with the settings of the interrupted run.")
+@click.option("--dry-run", is_flag=True, help="Say what would be recorded; change nothing.")
+@message_option
+@ledger_option
+@json_option
+def add_edits(
+    source: str,
+    settings: Mapping[str, str],
+    mapping: dict[str, str],
+    no_evaluate: bool,
+    dry_run: bool,
+    ledger_dir: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Edit the model with the facts in SOURCE, one recorded turn per --turn-size of them.
+
+    SOURCE is a JSON, JSONL, CSV or Parquet file, or hf://datasets/OWNER/NAME[/FILE]. Known layouts
+    (CounterFact, ZsRE, FEVER, WikiBigEdit, UltraEditBench, WISE …) are recognised by their fields.
+
+    Stop it at any time: whole turns stay. The same command goes on where it stopped, since rows
+    whose edit is in force are recognised.
+
+    \b
+    Example: ledger add-edits facts.json --turn-size 100 -m "Corrections of October"
+             ledger add-edits qa.csv --map prompt=question,target=answer --dry-run
+    """
+    from ledger.editing import AddEdits
+
+    chosen = AddEdits(
+        source=source,
+        settings=dict(settings),
+        mapping=mapping,
+        evaluate=not no_evaluate,
+        **options,
+    )
+    ledger = opened(ledger_dir)
+    if dry_run:
+        _print_plan(ledger, chosen, as_json)
+    else:
+        _run(ledger, chosen, as_json)
+
+
+def _print_plan(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
+    from ledger.editing import plan_edits
+
+    plan = plan_edits(ledger, options)
+    if as_json:
+        print_json(plan.to_json())
+        return
+    click.echo(
+        f"{plan.dataset.uri}: {plan.dataset.layout} in {plan.dataset.format}, "
+        f"SHA-256 {plan.dataset.sha256}"
+    )
+    click.echo(
+        f"would record {sum(plan.turns)} edits in {len(plan.turns)} turns"
+        + (f" of up to {max(plan.turns)}" if plan.turns else "")
+    )
+    _print_rows(plan.skipped, plan.known)
+
+
+def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
+    from ledger.editing import add_edits as start
+
+    done: list[Added] = []
+    with watching(quiet=as_json) as progress:
+        run = start(ledger, options, progress=progress)
+        if not as_json:
+            _print_start(run)
+        for added in run.turns:
+            done.append(added)
+            if not as_json:
+                click.echo(_turn_line(added))
+    if as_json:
+        print_json(_run_json(run, done))
+        return
+    skipped = [skip for added in done for skip in added.skipped]
+    _print_rows(skipped + run.counts.unrecorded, run.counts.known)
+    edits = sum(added.edits for added in done)
+    if done:
+        click.echo(
+            f"{edits} edits recorded in turns {numbers([added.turn for added in done])}; "
+            "write the model with: ledger apply --to DIR"
+        )
+    else:
+        click.echo("nothing to record" + (": every edit is in force" if run.counts.known else ""))
+
+
+def _print_start(run: "Run") -> None:
+    settings = {k: v for k, v in run.hyperparameters.items() if k != "modules"}
+    modules = run.hyperparameters.get("modules", [])
+    click.echo(
+        f"{run.dataset.layout} rows of {run.dataset.uri}\n"
+        f"editing {len(modules)} modules ({modules[0]} … {modules[-1]}) with "
+        + ", ".join(f"{key} {value}" for key, value in settings.items())
+    )
+    for note in run.notes:
+        click.echo(f"note: {note}")
+
+
+def _turn_line(added: "Added") -> str:
+    line = f"turn {added.turn}: {added.edits} edits"
+    if added.skipped:
+        line += f", {len(added.skipped)} rows skipped"
+    if added.scores:
+        base, state = added.scores["base"], added.scores["state"]
+        line += (
+            f", success {score(base['edit_success'])} → {score(state['edit_success'])}"
+            f", generalisation {score(base['generalization'])} → {score(state['generalization'])}"
+            f", stability {score(state['stability'])}"
+        )
+    rate = added.edits / added.seconds["total"]
+    return f"{line}, patch {size(added.patch_bytes)}, {rate:.1f} edits/s"
+
+
+def _print_rows(skipped: list[tuple[int, str]], known: int) -> None:
+    for row, reason in skipped[:_SHOWN]:
+        click.echo(f"skipped row {row}: {reason}")
+    if len(skipped) > _SHOWN:
+        click.echo(f"… and {len(skipped) - _SHOWN} more rows skipped (all of them with --json)")
+    if known:
+        click.echo(f"{known} rows are recorded and in force already")
+
+
+def _run_json(run: "Run", done: list["Added"]) -> dict[str, Any]:
+    return {
+        "dataset": {
+            "uri": run.dataset.uri,
+            "sha256": run.dataset.sha256,
+            "format": run.dataset.format,
+            "layout": run.dataset.layout,
+        },
+        "hyperparameters": run.hyperparameters,
+        "notes": list(run.notes),
+        "turns": [added.to_json() for added in done],
+        "edits": sum(added.edits for added in done),
+        "known": run.counts.known,
+        "unrecorded": [{"row": row, "reason": why} for row, why in run.counts.unrecorded],
+    }

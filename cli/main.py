@@ -1,0 +1,77 @@
+"""The entry point: the commands, and the one place where an error becomes a sentence."""
+
+import importlib
+import sys
+
+import click
+
+from patches.errors import EditLedgerError, SettingError
+
+# command → (module, attribute), imported when called: reading commands never load torch.
+_COMMANDS = {
+    "init": ("cli.setting_up", "init"),
+    "add-edits": ("cli.editing", "add_edits"),
+    "log": ("cli.reading", "log"),
+    "show": ("cli.reading", "show"),
+    "status": ("cli.reading", "status"),
+    "apply": ("cli.states", "apply"),
+    "rollback": ("cli.states", "rollback"),
+    "evaluate": ("cli.checking", "evaluate"),
+    "verify": ("cli.checking", "verify"),
+    "gc": ("cli.checking", "gc"),
+    "db": ("cli.setting_up", "db"),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.command(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="edit-ledger", prog_name="ledger")
+def commands() -> None:
+    """Version control for knowledge edits of language models.
+
+    \b
+    ledger init --model ./SmolLM2-135M-Instruct
+    ledger add-edits facts.json --turn-size 100
+    ledger log
+    ledger apply --to ./patched
+    ledger rollback turn 3 --to ./patched
+
+    Every command finds the ledger in .ledger here or above; --ledger DIR or the environment
+    variable LEDGER_DIR names another. Results go to standard output (--json for programs),
+    progress and errors to standard error. Exit status: 0 done, 1 an error or a failed
+    verification, 2 wrong usage.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors become one line on standard error."""
+    try:
+        commands.main(args=arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; what was recorded stays, nothing is half done", err=True)
+        sys.exit(130)
+    except SettingError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except EditLedgerError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,53 @@
+"""Options that many commands share."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ledger.workspace import Ledger, open_ledger
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ledger_option = click.option(
+    "--ledger",
+    "ledger_dir",
+    envvar="LEDGER_DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The ledger's folder (default: .ledger here or above). [env: LEDGER_DIR]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+message_option = click.option("-m", "--message", default="", help="Why; kept with the turn.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …, or auto."
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    help="Run the model in this dtype (default: that of the checkpoint).",
+)
+
+
+def opened(ledger_dir: Path | None) -> Ledger:
+    """The ledger that the options name."""
+    return open_ledger(ledger_dir)
+
+
+def print_json(content: object) -> None:
+    """The result for programs."""
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def pairs(
+    _context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> Mapping[str, str]:
+    """``key=value`` texts as a mapping, for a click callback."""
+    found: dict[str, str] = {}
+    for text in values:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE", param=option)
+        found[key.strip()] = value.strip()
+    return found

@@ -1,0 +1,198 @@
+"""`ledger log`, `show`, `status`: what is in the history."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.options import json_option, ledger_option, opened, print_json
+from cli.rendering import numbers, print_facts, print_scores, print_table, score, short, size
+
+
+@click.command()
+@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N turns.")
+@ledger_option
+@json_option
+def log(last: int | None, ledger_dir: Path | None, as_json: bool) -> None:
+    """The turns, oldest first: what was edited, how well, and what is in force.
+
+    \b
+    Example: ledger log --last 10
+    """
+    from ledger.reporting import log as read_log
+
+    turns = read_log(opened(ledger_dir))
+    chosen = [turn.to_json() for turn in (turns[-last:] if last else turns)]
+    if as_json:
+        print_json(chosen)
+        return
+    if not chosen:
+        click.echo("no turns yet; add some with: ledger add-edits FACTS")
+        return
+    print_table(
+        (
+            "turn",
+            "state",
+            "what",
+            "edits",
+            "skipped",
+            "success",
+            "general.",
+            "stability",
+            "patch",
+            "recorded",
+            "hash",
+            "message",
+        ),
+        [_log_row(turn) for turn in chosen],
+        right="turn|edits|skipped|success|general.|stability|patch",
+    )
+
+
+def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
+    scores = turn["scores"]["state"] if turn["scores"] else {}
+    what = turn["method"] or f"rollback of {numbers(turn['undoes'])}"
+    return (
+        str(turn["turn"]),
+        turn["state"].replace("_", " "),
+        what,
+        str(turn["edits"]) if turn["edits"] else "-",
+        str(turn["skipped"]) if turn["skipped"] else "-",
+        score(scores.get("edit_success")),
+        score(scores.get("generalization")),
+        score(scores.get("stability")),
+        size(turn["patch"]["bytes"]) if turn["patch"] else "-",
+        turn["created_at"][:16].replace("T", " "),
+        turn["hash"][:8],
+        short(turn["message"], 40),
+    )
+
+
+@click.command()
+@click.argument("turn", type=click.IntRange(min=1))
+@click.option("--edits", "count", default=10, show_default=True, help="Edits to list.")
+@ledger_option
+@json_option
+def show(turn: int, count: int, ledger_dir: Path | None, as_json: bool) -> None:
+    """One turn in full: its data, settings, scores and edits.
+
+    \b
+    Example: ledger show 3 --edits 100
+    """
+    from ledger.reporting import show as read_turn
+
+    details = read_turn(opened(ledger_dir), turn).to_json()
+    if as_json:
+        print_json(details)
+        return
+    print_facts(_turn_facts(details))
+    if details["scores"]:
+        click.echo()
+        scores = details["scores"]
+        print_scores(scores["base"], scores["state"], scores["n"])
+    for skip in details["skipped_rows"]:
+        click.echo(f"skipped row {skip['row']}: {skip['reason']}")
+    if details["edit_list"]:
+        click.echo()
+        _print_edits(details["edit_list"], count)
+
+
+def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
+    dataset, patch = details["dataset"], details["patch"]
+    environment, seconds = details["environment"], details["seconds"]
+    state = details["state"].replace("_", " ")
+    if details["undone_by"]:
+        state += f" by turn {details['undone_by']}"
+    facts = [
+        ("turn", f"{details['turn']} ({details['kind']}, {state})"),
+        ("hash", details["hash"]),
+        ("parent", details["parent"] or "none: the first turn"),
+        ("recorded", f"{details['created_at']} by {details['author']}"),
+        ("message", details["message"] or "-"),
+    ]
+    if details["undoes"]:
+        facts.append(("undoes", f"turn {numbers(details['undoes'])}"))
+    if dataset:
+        first, last = details["rows"]
+        facts.append(("dataset", f"{dataset['uri']} ({dataset['layout']}, {dataset['format']})"))
+        facts.append(("", f"rows {first} to {last}, SHA-256 {dataset['sha256']}"))
+    if details["method"]:
+        settings = {k: v for k, v in details["hyperparameters"].items() if k != "modules"}
+        facts.append(("method", f"{details['method']} {_settings(settings)}"))
+        facts.append(("modules", ", ".join(details["hyperparameters"].get("modules", []))))
+    if patch:
+        ranks = sorted({rank for rank in patch["rank"].values() if rank is not None})
+        rank = (
+            f", rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
+        )
+        tensors = f"{len(patch['rank'])} tensors{rank}"
+        facts.append(("patch", f"{patch['digest']} ({size(patch['bytes'])}, {tensors})"))
+    facts.append(("seconds", _settings({k: f"{v:.2f}" for k, v in seconds.items()})))
+    if details["peak_memory"]:
+        facts.append(("memory", f"{size(details['peak_memory'])} at the most"))
+    facts.append(("with", _settings({**environment.pop("versions", {}), **environment})))
+    facts += [("note", note) for note in details["notes"]]
+    return facts
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
+    print_table(
+        ("row", "prompt", "old", "new", "base", "edited"),
+        [
+            (
+                "-" if edit["row"] is None else str(edit["row"]),
+                short(edit["prompt"], 60),
+                short(edit["old_target"] or "-", 20),
+                short(edit["target"], 20),
+                score(edit["base"]["edit_success"]) if edit["base"] else "-",
+                score(edit["state"]["edit_success"]) if edit["state"] else "-",
+            )
+            for edit in edits[:count]
+        ],
+        right="row|base|edited",
+    )
+    if len(edits) > count:
+        click.echo(f"… and {len(edits) - count} more (--edits {len(edits)})")
+
+
+@click.command()
+@ledger_option
+@json_option
+def status(ledger_dir: Path | None, as_json: bool) -> None:
+    """Where the ledger stands: base, branch, what is in force, newest scores.
+
+    \b
+    Example: ledger status --json
+    """
+    from ledger.reporting import status as read_status
+
+    found = read_status(opened(ledger_dir)).to_json()
+    if as_json:
+        print_json(found)
+        return
+    turns = found["turns"]
+    print_facts(
+        [
+            ("ledger", found["ledger"]),
+            ("database", f"{found['database']} (schema {found['schema']})"),
+            ("patches", f"{found['store']} ({size(found['store_bytes'])})"),
+            ("base", f"{found['model']} ({found['architecture']})"),
+            ("fingerprint", found["fingerprint"]),
+            ("branch", f"{found['branch']} at turn {found['turn']} ({found['hash'][:12]})"),
+            (
+                "in force",
+                f"{found['edits_in_force']} edits of {found['edits_recorded']} recorded; "
+                f"turns {numbers(found['in_force'])}",
+            ),
+            ("turns", f"{turns['edit']} of edits, {turns['rollback']} rollbacks"),
+        ]
+    )
+    if found["scores"]:
+        click.echo()
+        scores = found["scores"]
+        print_scores(scores["base"], scores["state"], scores["n"])
+        click.echo(f"scored at turn {scores['turn']}, {scores['created_at'][:16]}")

@@ -1,0 +1,155 @@
+"""`ledger apply` and `ledger rollback`: states of the model, written and undone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import json_option, ledger_option, message_option, opened, print_json
+from cli.rendering import numbers, size
+from cli.watching import watching
+
+if TYPE_CHECKING:
+    from ledger.applying import Applied
+    from ledger.rolling_back import RolledBack
+    from ledger.workspace import Ledger
+
+link_option = click.option(
+    "--link",
+    is_flag=True,
+    help="Hard links for unchanged files: no bytes are copied, but a program that writes into "
+    "such a file in place would change the base.",
+)
+
+
+@click.command()
+@click.option(
+    "--to",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write: new, empty, or one that this ledger wrote.",
+)
+@click.option("--at", type=click.IntRange(min=0), help="The state after this turn (0: the base).")
+@link_option
+@ledger_option
+@json_option
+def apply(to: Path, at: int | None, link: bool, ledger_dir: Path | None, as_json: bool) -> None:
+    """Write the edited model as a checkpoint that transformers loads.
+
+    The weights are the base's bytes plus every patch in force, rounded once; files without an
+    edited tensor are taken over byte for byte. The folder changes all at once or not at all.
+
+    \b
+    Example: ledger apply --to ./patched
+             ledger apply --to ./as-of-turn-5 --at 5
+    """
+    applied = _write(opened(ledger_dir), to, at=at, link=link, as_json=as_json)
+    if as_json:
+        print_json(applied.to_json())
+    else:
+        _print_applied(applied)
+
+
+def _write(ledger: "Ledger", to: Path, *, at: int | None, link: bool, as_json: bool) -> "Applied":
+    from ledger.applying import apply_to_folder
+
+    with watching(quiet=as_json) as progress:
+        return apply_to_folder(ledger, to, at=at, link=link, progress=progress)
+
+
+def _print_applied(applied: "Applied") -> None:
+    click.echo(
+        f"{applied.folder}: the model at turn {applied.turn}, with turns "
+        f"{numbers(applied.in_force)} in force ({applied.hash[:12]})"
+    )
+    click.echo(
+        f"{len(applied.tensors)} tensors patched ({size(applied.bytes_written)} written), "
+        f"{applied.files} files, {size(applied.bytes_taken_over)} taken over from the base"
+    )
+    for name in applied.left_out:
+        click.echo(f"left out {name}: the same weights in another format, un-edited")
+
+
+@click.group()
+def rollback() -> None:
+    """Undo a turn, or go back to one; recorded as a turn of its own, so it can be undone too."""
+
+
+to_option = click.option(
+    "--to",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also rewrite the model in this folder.",
+)
+
+
+@rollback.command("turn")
+@click.argument("number", type=click.IntRange(min=1), metavar="N")
+@to_option
+@link_option
+@message_option
+@ledger_option
+@json_option
+def rollback_turn(number: int, **options: Any) -> None:
+    """Undo exactly turn N: base + all other patches, bit for bit.
+
+    Undoing a rollback brings back what it undid.
+
+    \b
+    Example: ledger rollback turn 3 --to ./patched
+    """
+    from ledger.rolling_back import rollback_turn as undo
+
+    _roll_back(undo, number, **options)
+
+
+@rollback.command("to")
+@click.argument("number", type=click.IntRange(min=0), metavar="N")
+@to_option
+@link_option
+@message_option
+@ledger_option
+@json_option
+def rollback_to(number: int, **options: Any) -> None:
+    """Return to the state as it was at turn N; 0 is the base.
+
+    \b
+    Example: ledger rollback to 5
+    """
+    from ledger.rolling_back import rollback_to as undo
+
+    _roll_back(undo, number, **options)
+
+
+def _roll_back(
+    undo: Any,
+    number: int,
+    *,
+    to: Path | None,
+    link: bool,
+    message: str,
+    ledger_dir: Path | None,
+    as_json: bool,
+) -> None:
+    ledger = opened(ledger_dir)
+    if to is not None:
+        from ledger.applying import check_folder
+
+        check_folder(ledger, to)
+    with watching(quiet=as_json) as progress:
+        done: RolledBack = undo(ledger, number, message=message, progress=progress)
+    applied = None if to is None else _write(ledger, to, at=None, link=link, as_json=as_json)
+    if as_json:
+        content = done.to_json()
+        content["applied"] = None if applied is None else applied.to_json()
+        print_json(content)
+        return
+    line = f"turn {done.turn} rolls back turn {numbers(done.undoes)}"
+    if done.brought_back:
+        line += f", which brings back turn {numbers(done.brought_back)}"
+    click.echo(f"{line}; in force: {numbers(done.in_force)}")
+    if applied is not None:
+        _print_applied(applied)
+    else:
+        click.echo("rewrite the model with: ledger apply --to DIR")

@@ -1,0 +1,59 @@
+"""Progress on standard error: a bar with rate and time left on a terminal, else nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ledger.progress import Progress, silent
+
+_WORDS = {
+    "fingerprint": "fingerprinting the base",
+    "load": "loading the model",
+    "edit": "editing",
+    "evaluate": "evaluating",
+    "write": "writing the model",
+    "rebuild": "rebuilding tensors",
+    "turns": "checking turns",
+    "patches": "checking patches",
+    "base": "checking the base",
+    "model": "checking the model",
+}
+
+
+@contextmanager
+def watching(*, quiet: bool = False) -> Iterator[Progress]:
+    """Inside, a progress that shows each phase as a bar of its own while it lasts."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield silent
+        return
+    from rich.progress import (
+        BarColumn,
+        TaskID,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                for old in tasks.values():
+                    bars.remove_task(old)
+                tasks.clear()
+                tasks[phase] = bars.add_task(_WORDS.get(phase, phase), total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield report

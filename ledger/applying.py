@@ -1,0 +1,187 @@
+"""Put a state where it is used: a checkpoint folder, or a model already in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ledger import database, history
+from ledger.progress import Progress, silent
+from ledger.states import open_patches
+from ledger.workspace import Ledger
+from patches.application import patched_bytes
+from patches.canonical import sha256
+from patches.checkpoint_writer import check_target, write_checkpoint
+from patches.errors import HistoryError
+from patches.live import LiveModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PROVENANCE_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """A state that was put somewhere. in_force: its edit turns. tensors: name → SHA-256."""
+
+    turn: int
+    hash: str
+    in_force: list[int]
+    tensors: dict[str, str]
+    folder: Path | None = None
+    files: int = 0
+    bytes_written: int = 0
+    bytes_taken_over: int = 0
+    left_out: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": None if self.folder is None else str(self.folder),
+            "turn": self.turn,
+            "hash": self.hash,
+            "in_force": self.in_force,
+            "tensors": self.tensors,
+            "files": self.files,
+            "bytes_written": self.bytes_written,
+            "bytes_taken_over": self.bytes_taken_over,
+            "left_out": list(self.left_out),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    turn: int
+    hash: str
+    in_force: list[history.Turn]
+    recorded: dict[str, str]
+
+
+def apply_to_folder(
+    ledger: Ledger,
+    to: Path,
+    *,
+    at: int | None = None,
+    link: bool = False,
+    progress: Progress = silent,
+) -> Applied:
+    """Write the state after turn `at` (default: the head) as a checkpoint into folder `to`.
+
+    Streams: one edited tensor in memory at a time. Every patched tensor must come out with the
+    SHA-256 that was recorded with its turn. CheckpointError if `to` may not be written; whatever
+    goes wrong, `to` stays as it was.
+    """
+    state = _state(ledger, at)
+    patches = open_patches(ledger, state.in_force)
+    digests: dict[str, str] = {}
+
+    def checked(name: str, build: Any) -> bytes:
+        content: bytes = build()
+        digests[name] = sha256(content)
+        check_digest(name, digests[name], state.recorded, state.turn)
+        return content
+
+    builders = {
+        name: (lambda name=name, build=build: checked(name, build))
+        for name, build in patched_bytes(ledger.checkpoint, patches).items()
+    }
+    written = write_checkpoint(
+        ledger.checkpoint,
+        to,
+        patched=builders,
+        provenance=provenance(ledger, state.turn, state.hash, state.in_force, state.recorded),
+        owner=ledger.base.ledger_id,
+        link=link,
+        progress=lambda done, total: progress("write", done, total),
+    )
+    return Applied(
+        turn=state.turn,
+        hash=state.hash,
+        in_force=[turn.number for turn in state.in_force],
+        tensors=digests,
+        folder=written.folder,
+        files=written.files,
+        bytes_written=written.bytes_written,
+        bytes_taken_over=written.bytes_taken_over,
+        left_out=written.left_out,
+    )
+
+
+def check_folder(ledger: Ledger, to: Path) -> None:
+    """CheckpointError if `apply_to_folder` would refuse this folder."""
+    check_target(ledger.checkpoint, to, owner=ledger.base.ledger_id)
+
+
+def apply_to_model(ledger: Ledger, model: "nn.Module", *, at: int | None = None) -> Applied:
+    """Bring a model in memory, on any device, to the state after turn `at` (default: the head).
+
+    Its patched weights are rebuilt from the base's bytes, whatever they were; weights that some
+    other state of this ledger had patched go back to the base. The recorded digests are checked
+    when the model has the checkpoint's dtype.
+    """
+    state = _state(ledger, at)
+    patches = open_patches(ledger, state.in_force)
+    with database.reading(ledger.engine) as session:
+        turns = history.turns(session, ledger.branch)
+    others = {
+        name for turn in turns if turn.patch is not None for name in turn.patch.changes
+    } - set(state.recorded)
+    live = LiveModel(model, ledger.checkpoint)
+    live.reset(sorted(others))
+    live.set_state(patches)
+    digests = live.digests()
+    for name, digest in digests.items():
+        check_digest(name, digest, state.recorded, state.turn)
+    return Applied(
+        turn=state.turn,
+        hash=state.hash,
+        in_force=[turn.number for turn in state.in_force],
+        tensors=digests,
+    )
+
+
+def check_digest(name: str, found: str, recorded: dict[str, str], turn: int) -> None:
+    """HistoryError if a rebuilt tensor is not what was recorded with the turn."""
+    if recorded.get(name) == found:
+        return
+    raise HistoryError(
+        f"tensor {name} of turn {turn} comes out with SHA-256 {found[:12]}…, recorded is "
+        f"{str(recorded.get(name))[:12]}…. Run: ledger verify"
+    )
+
+
+def provenance(
+    ledger: Ledger,
+    turn: int,
+    chain_hash: str,
+    in_force: Sequence[history.Turn],
+    tensors: dict[str, str],
+) -> dict[str, object]:
+    """What ``ledger.json`` says beside the weights."""
+    return {
+        "format": PROVENANCE_FORMAT,
+        "base": {
+            "fingerprint": ledger.base.fingerprint,
+            "uri": ledger.base.uri,
+            "revision": ledger.base.revision,
+        },
+        "branch": ledger.branch,
+        "turn": turn,
+        "hash": chain_hash,
+        "in_force": [t.number for t in in_force],
+        "patches": [t.row.patch_digest for t in in_force],
+        "tensors": tensors,
+    }
+
+
+def _state(ledger: Ledger, at: int | None) -> _State:
+    with database.reading(ledger.engine) as session:
+        turns = history.turns(session, ledger.branch)
+    in_force = history.edits_in_force(turns, at)
+    number = len(turns) if at is None else at
+    return _State(
+        turn=number,
+        hash=history.state_hash(turns, at),
+        in_force=in_force,
+        recorded=dict(turns[number - 1].row.tensors) if number else {},
+    )

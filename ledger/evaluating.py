@@ -1,0 +1,174 @@
+"""Score a state on recorded edits, beside the un-edited base, and keep the outcomes."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from ledger import database, environment, history
+from ledger.models import load_tokenizer
+from ledger.orm import EditRow, TurnRow
+from ledger.progress import Progress, silent
+from ledger.recording import NewEvaluation, record_evaluation
+from ledger.states import live_state
+from ledger.workspace import Ledger
+from patches import evaluation
+from patches.edit import Edit
+from patches.errors import HistoryError
+from patches.evaluation import Questions
+from patches.live import LiveModel
+from patches.tokens import context_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Scores of the state at `turn`. scope: whose edits: one turn's number, or None: in force."""
+
+    turn: int
+    scope: int | None
+    n: int
+    protocol: dict[str, Any]
+    seed: int
+    base: dict[str, Any]
+    state: dict[str, Any]
+    seconds: float
+    edits: list[dict[str, Any]]
+
+    def to_json(self, *, per_edit: bool = False) -> dict[str, Any]:
+        """The contract of ``ledger evaluate --json``; fields are only ever added."""
+        content: dict[str, Any] = {
+            "turn": self.turn,
+            "scope": "in_force" if self.scope is None else self.scope,
+            "n": self.n,
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "base": self.base,
+            "state": self.state,
+            "seconds": self.seconds,
+        }
+        if per_edit:
+            content["edits"] = self.edits
+        return content
+
+
+def measure(
+    live: LiveModel,
+    tokenizer: Any,
+    edits: Sequence[Edit],
+    *,
+    seed: int,
+    progress: Progress = silent,
+) -> NewEvaluation:
+    """Scores of the live model's state and of its base on `edits`; the state stays as it is."""
+    started = time.perf_counter()
+    questions = Questions.of(edits, tokenizer, context_length(live.model.config))
+    total = 2 * len(questions.encoded)
+    state = evaluation.answer(
+        live.model,
+        questions,
+        device=live.device,
+        progress=lambda done: progress("evaluate", done, total),
+    )
+    with live.at_base() as model:
+        base = evaluation.answer(
+            model,
+            questions,
+            device=live.device,
+            progress=lambda done: progress("evaluate", total // 2 + done, total),
+        )
+    outcomes = evaluation.score(edits, questions, base, state)
+    return NewEvaluation(
+        protocol=dict(evaluation.PROTOCOL),
+        seed=seed,
+        base=evaluation.summary(outcome.base for outcome in outcomes),
+        state=evaluation.summary(outcome.state for outcome in outcomes),
+        outcomes=[(outcome.base, outcome.state) for outcome in outcomes],
+        environment=environment.describe(live.device, next(live.model.parameters()).dtype),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def evaluate(
+    ledger: Ledger,
+    *,
+    at: int | None = None,
+    turn: int | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Evaluated:
+    """Score the state after turn `at` (default: the head), and record the scores.
+
+    turn: score on the edits of this turn; default: on all edits in force at `at`. Raises
+    HistoryError if there is nothing to score.
+    """
+    with database.reading(ledger.engine) as session:
+        turns = history.turns(session, ledger.branch)
+        in_force = history.edits_in_force(turns, at)
+        last = len(turns) if at is None else at
+        scope = None if turn is None else history.find_turn(turns, turn).row
+        rows = _rows(session, turns, scope, [t.row.id for t in in_force], last)
+        edits = [history.edit_of(row) for row in rows]
+        if not last:
+            raise HistoryError("turn 0 is the base, which is scored beside every other state")
+        head = turns[last - 1].row
+    live = live_state(ledger, in_force, device=device, dtype=dtype, progress=progress)
+    tokenizer = load_tokenizer(ledger.checkpoint.folder)
+    new = measure(live, tokenizer, edits, seed=seed, progress=progress)
+    with database.writing(ledger.engine) as session:
+        record_evaluation(
+            session,
+            session.get_one(TurnRow, head.id),
+            new,
+            scope_turn=scope,
+            edits=[(row.id, row.digest) for row in rows],
+            now=datetime.now(UTC),
+        )
+    return _evaluated(head.number, turn, new, rows)
+
+
+def _rows(
+    session: Session,
+    turns: Sequence[history.Turn],
+    scope: TurnRow | None,
+    in_force: list[int],
+    last: int,
+) -> list[EditRow]:
+    if scope is not None and not scope.edits:
+        raise HistoryError(f"turn {scope.number} is a {scope.kind}: it has no edits to score")
+    if scope is None and not in_force:
+        raise HistoryError(
+            f"no edit is in force at turn {last}: nothing to score"
+            if turns
+            else "the ledger has no turns yet; add some with: ledger add-edits"
+        )
+    return history.edit_rows(session, in_force if scope is None else [scope.id])
+
+
+def _evaluated(
+    number: int, scope: int | None, new: NewEvaluation, rows: Sequence[EditRow]
+) -> Evaluated:
+    return Evaluated(
+        turn=number,
+        scope=scope,
+        n=len(rows),
+        protocol=new.protocol,
+        seed=new.seed,
+        base=new.base,
+        state=new.state,
+        seconds=new.seconds,
+        edits=[
+            {
+                "row": row.row,
+                "prompt": row.prompt,
+                "target": row.target,
+                "base": base,
+                "state": state,
+            }
+            for row, (base, state) in zip(rows, new.outcomes, strict=True)
+        ],
+    )

@@ -1,0 +1,217 @@
+"""Start a ledger: fingerprint the base model, create database and store."""
+
+import contextlib
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+from ledger import database
+from ledger.models import resolve_model, split_revision
+from ledger.orm import BaseRow, RefMoveRow, RefRow
+from ledger.progress import Progress, silent
+from ledger.workspace import CONFIG, FOLDER, MAIN, Config, Ledger, resolve_database
+from patches.checkpoint import Checkpoint, fingerprint, open_checkpoint, tensor_digests
+from patches.errors import DatabaseError, HistoryError
+
+_DATABASE = "sqlite:///ledger.db"
+_STORE = "patches"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initialised:
+    """What `init` made."""
+
+    ledger: Ledger
+    tensors: int
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        base = self.ledger.base
+        return {
+            "ledger": str(self.ledger.folder),
+            "database": database.masked(self.ledger.url),
+            "store": str(self.ledger.store.folder),
+            "model": self.ledger.config.model,
+            "revision": base.revision,
+            "architecture": base.architecture,
+            "fingerprint": base.fingerprint,
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+        }
+
+
+def init(
+    model: str,
+    *,
+    folder: Path | None = None,
+    database_url: str | None = None,
+    store: str | None = None,
+    progress: Progress = silent,
+) -> Initialised:
+    """Create a ledger for `model` (a folder, or a Hub id with optional ``@revision``).
+
+    folder: the ledger's own folder, default ``.ledger`` here. Raises HistoryError if there is a
+    ledger already, CheckpointError if the model cannot be used, DatabaseError if the database
+    cannot be used or holds a ledger; in each case nothing is left behind.
+    """
+    folder = (folder or Path.cwd() / FOLDER).expanduser().resolve()
+    _refuse_existing(folder)
+    name, revision = split_revision(model)
+    base_folder, commit = resolve_model(name, revision)
+    checkpoint = open_checkpoint(base_folder)
+    digests = tensor_digests(
+        checkpoint, progress=lambda done, total: progress("fingerprint", done, total)
+    )
+    created = not folder.exists()
+    config = Config(
+        database=_stored_address(database_url),
+        store=str(Path(store).expanduser().resolve()) if store else _STORE,
+        model=str(base_folder) if commit is None else name,
+        revision=commit,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _create_database(
+            _address(folder, config, database_url), checkpoint, digests, config, commit
+        )
+        (folder / _STORE if store is None else Path(config.store)).mkdir(
+            parents=True, exist_ok=True
+        )
+        # The configuration comes last: a folder without it is not a ledger yet.
+        config.write(folder)
+    except OSError as error:
+        _remove(folder, created)
+        raise HistoryError(
+            f"{folder}: cannot be created ({error.strerror}); choose another with --ledger"
+        ) from error
+    except BaseException:
+        _remove(folder, created)
+        raise
+    size = sum(tensor.size for tensor in checkpoint.tensors.values())
+    return Initialised(ledger=Ledger(folder, config), tensors=len(checkpoint.tensors), bytes=size)
+
+
+def _refuse_existing(folder: Path) -> None:
+    if (folder / CONFIG).exists():
+        raise HistoryError(
+            f"{folder} is a ledger already; use it as it is, or choose another with --ledger"
+        )
+    if folder.is_file():
+        raise HistoryError(f"{folder} is a file; choose another place with --ledger")
+    leftover = {"ledger.db", "ledger.db-wal", "ledger.db-shm", _STORE, f".{CONFIG}.writing"}
+    strangers = (
+        [p.name for p in folder.iterdir() if p.name not in leftover] if folder.exists() else []
+    )
+    if strangers:
+        raise HistoryError(
+            f"{folder} holds other files ({strangers[0]}); choose an empty folder with --ledger"
+        )
+
+
+def _stored_address(address: str | None) -> str:
+    """The database for config.json: never with a password, a file by its full path."""
+    if address is None:
+        return _DATABASE
+    url = database.parse_url(address)
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise DatabaseError("a ledger in memory would be gone at once; name a database file")
+        url = url.set(database=str(Path(url.database).expanduser().resolve()))
+    return database.without_password(url)
+
+
+def _address(folder: Path, config: Config, given: str | None) -> URL:
+    """Where to connect to now: with the password that was given, if one was."""
+    url = resolve_database(folder, config.database)
+    password = database.parse_url(given).password if given else None
+    return url if password is None else url.set(password=str(password))
+
+
+def _create_database(
+    url: URL, checkpoint: Checkpoint, digests: dict[str, str], config: Config, commit: str | None
+) -> None:
+    embedded = config.database == _DATABASE
+    if embedded and url.database:
+        # Left by an interrupted init: without config.json nobody can have used it.
+        for suffix in ("", "-wal", "-shm"):
+            Path(url.database + suffix).unlink(missing_ok=True)
+    engine = database.connect(url)
+    try:
+        if database.schema_revision(engine) is not None:
+            raise DatabaseError(
+                f"database {database.masked(url)} holds a ledger already. To work on that ledger "
+                f"from here, copy its {CONFIG} into {FOLDER}/ and set 'model' in it"
+            )
+        with database.writing(engine) as session:
+            database.create_schema(session.connection())
+            now = datetime.now(UTC)
+            session.add(_base_row(checkpoint, digests, config, commit, now))
+            session.add(RefRow(name=MAIN, kind="branch", turn_id=None))
+            session.add(
+                RefMoveRow(
+                    ref=MAIN, from_turn_id=None, to_turn_id=None, action="init", created_at=now
+                )
+            )
+    finally:
+        engine.dispose()
+
+
+def _base_row(
+    checkpoint: Checkpoint,
+    digests: dict[str, str],
+    config: Config,
+    commit: str | None,
+    now: datetime,
+) -> BaseRow:
+    return BaseRow(
+        id=1,
+        ledger_id=str(uuid.uuid4()),
+        fingerprint=fingerprint(checkpoint, digests),
+        uri=config.model,
+        revision=commit,
+        architecture=_architecture(checkpoint.folder),
+        licence=_licence(checkpoint.folder),
+        tensors={
+            name: [tensor.dtype, list(tensor.shape), digests[name]]
+            for name, tensor in checkpoint.tensors.items()
+        },
+        created_at=now,
+    )
+
+
+def _architecture(folder: Path) -> str:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str((config.get("architectures") or [config.get("model_type", "unknown")])[0])
+    except (OSError, ValueError, AttributeError, IndexError):
+        return "unknown"
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence on the model's card, if it has one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    from huggingface_hub import ModelCard
+
+    try:
+        licence = ModelCard.load(card).data.to_dict().get("license")
+    except (ValueError, OSError):
+        return None
+    return licence if isinstance(licence, str) else None
+
+
+def _remove(folder: Path, created: bool) -> None:
+    """Take back what an init that failed has made."""
+    if created:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)

