@@ -35,36 +35,35 @@ def log(last: int | None, ledger_dir: Path | None, as_json: bool) -> None:
             "state",
             "what",
             "edits",
-            "skipped",
             "success",
             "general.",
-            "stability",
+            "stable",
             "patch",
             "recorded",
             "hash",
             "message",
         ),
         [_log_row(turn) for turn in chosen],
-        right="turn|edits|skipped|success|general.|stability|patch",
+        right="turn|edits|success|general.|stable|patch",
+        text="message",
     )
 
 
 def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
     scores = turn["scores"]["state"] if turn["scores"] else {}
-    what = turn["method"] or f"rollback of {numbers(turn['undoes'])}"
+    what = turn["method"] or f"undo {numbers(turn['undoes'])}"
     return (
         str(turn["turn"]),
         turn["state"].replace("_", " "),
         what,
         str(turn["edits"]) if turn["edits"] else "-",
-        str(turn["skipped"]) if turn["skipped"] else "-",
         score(scores.get("edit_success")),
         score(scores.get("generalization")),
         score(scores.get("stability")),
         size(turn["patch"]["bytes"]) if turn["patch"] else "-",
         turn["created_at"][:16].replace("T", " "),
-        turn["hash"][:8],
-        short(turn["message"], 40),
+        turn["hash"][:7],
+        short(turn["message"], 60),
     )
 
 
@@ -154,6 +153,7 @@ def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
             for edit in edits[:count]
         ],
         right="row|base|edited",
+        text="prompt",
     )
     if len(edits) > count:
         click.echo(f"… and {len(edits) - count} more (--edits {len(edits)})")

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+_PIPED_WIDTH = 160
 _METRICS = {
     "edit_success": "edit success",
     "generalization": "generalisation",
@@ -17,12 +18,19 @@ _METRICS = {
 }
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> None:
-    """A table without lines. right: headings of the columns to align to the right."""
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "", text: str = ""
+) -> None:
+    """A table without lines. Headings, separated by ``|``: `right` of the columns to align to the
+    right, `text` of those that may be shortened to fit the terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(
-            heading, justify="right" if heading in right.split("|") else "left", overflow="fold"
+            heading,
+            justify="right" if heading in right.split("|") else "left",
+            overflow="ellipsis",
+            no_wrap=True,
+            min_width=None if heading in text.split("|") else _width(heading, headings, rows),
         )
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
@@ -78,5 +86,14 @@ def numbers(values: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans) or "none"
 
 
+def _width(heading: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    at = list(headings).index(heading)
+    return max(len(heading), *(len(row[at]) for row in rows), 0)
+
+
 def _console() -> Console:
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # What is piped or kept in a file is not cut to the width of a terminal that is not there.
+        console.width = _PIPED_WIDTH
+    return console

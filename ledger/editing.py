@@ -122,7 +122,7 @@ def plan_edits(ledger: Ledger, options: AddEdits) -> Plan:
     """What `add_edits` would record, without loading the model's weights."""
     from transformers import AutoConfig
 
-    dataset = open_dataset(options.source, mapping=options.mapping, licence=options.licence)
+    dataset = open_dataset(options.source, mapping=options.mapping or None, licence=options.licence)
     counts = Selection()
     folder = ledger.checkpoint.folder
     longest = context_length(AutoConfig.from_pretrained(folder, local_files_only=True))
@@ -142,7 +142,7 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
     Nothing is recorded until `Run.turns` is iterated; each item is a turn that now exists. Stop at
     any time: whole turns stay, and the same call goes on where it stopped.
     """
-    dataset = open_dataset(options.source, mapping=options.mapping, licence=options.licence)
+    dataset = open_dataset(options.source, mapping=options.mapping or None, licence=options.licence)
     with database.reading(ledger.engine) as session:
         turns = history.turns(session, ledger.branch)
         earlier = _earlier_run(session, turns, dataset) if options.resume else None

@@ -64,8 +64,6 @@ def rollback_to(
 
     def choose(turns: Sequence[history.Turn]) -> list[int]:
         then = [turn.number for turn in history.edits_in_force(turns, number)]
-        if not turns:
-            raise HistoryError(history.no_such_turn(number, 0))
         if then == [turn.number for turn in history.edits_in_force(turns)]:
             raise HistoryError(f"the state is that of turn {number} already; nothing to roll back")
         return [turn.number for turn in turns[number:]]
@@ -82,6 +80,8 @@ def _rollback(
     started = time.perf_counter()
     with database.reading(ledger.engine) as session:
         turns = history.turns(session, ledger.branch)
+    if not turns:
+        raise HistoryError("nothing to roll back: the ledger has no turns yet")
     undoes = choose(turns)
     relation: dict[int, Sequence[int]] = {turn.number: turn.undoes for turn in turns}
     relation[len(turns) + 1] = undoes

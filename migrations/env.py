@@ -14,9 +14,9 @@ To write a revision:
 
 3. Read what came out. A revision is frozen in time: it imports nothing from ``ledger``. It opens no
    transaction (no ``autocommit_block``).
-4. Alembic does not compare check constraints, and when SQLite rebuilds a table in batch mode it
-   drops them: repeat every one of the table in ``batch_alter_table(table_args=[...])``. The tests
-   compare them, on both databases.
+4. Write changes with ``op.batch_alter_table``: on SQLite most of them make the table anew, with all
+   constraints that have names. Alembic does not notice a changed check constraint; write it by
+   hand. The tests compare them, on both databases.
 5. Foreign keys are off on SQLite while it runs, so a table that others refer to may be rebuilt, and
    no row is deleted because of another. At the end every reference is checked.
 """

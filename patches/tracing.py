@@ -65,21 +65,25 @@ def trace(
 ) -> Trace:
     """Keys and output gradients of `modules` on `batch`, for the mean loss over its labels.
 
-    everywhere: trace all real tokens instead of the target positions.
+    everywhere: trace all real tokens instead of the target positions; the output head sees only
+    the latter.
     """
     wanted = batch.labels != IGNORED
     traced = batch.attention_mask.bool() if everywhere else wanted
     keys: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
+    head = output_head(model)
 
     def catch(name: str) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            keys[name] = inputs[0].detach()[traced]
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # What reaches the head is at the target positions already.
+            at = traced.new_ones(inputs[0].shape[:-1]) if module is head else traced
+            keys[name] = inputs[0].detach()[at]
             if not output.requires_grad:
                 output.requires_grad_(True)
 
             def keep(gradient: Tensor) -> None:
-                gradients[name] = gradient[traced]
+                gradients[name] = gradient[at]
 
             output.register_hook(keep)  # type: ignore[no-untyped-call]  # torch's own
 

@@ -62,7 +62,7 @@ def plain(model: nn.Module, modules: dict[str, nn.Module], batch: Batch) -> Trac
     loss = functional.cross_entropy(
         logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
     )
-    loss.backward()
+    torch.autograd.backward(loss)
     for handle in handles:
         handle.remove()
     model.zero_grad()

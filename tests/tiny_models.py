@@ -59,7 +59,7 @@ of the river that flows through Vienna? It is the Danube. Toyota Camry is produc
 The official language of Finland is Finnish. He plays the guitar, she plays the piano, 12 times.
 """
 
-FACTS = (
+FACTS: tuple[tuple[str, str], ...] = (
     ("The capital of France is", "Rome"),
     ("The mother tongue of Danielle Darrieux is", "English"),
     ("Who was the author of the book?", "Michel Rocard"),

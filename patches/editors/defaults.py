@@ -106,10 +106,13 @@ def _the_one(model: nn.Module, pattern: str) -> str:
 
 
 def _by_rule(model: nn.Module, family: str, width: int) -> Default:
+    # A model that also takes pictures or sound has feed-forward layers outside of its decoder.
+    decoder: Any = getattr(model, "get_decoder", lambda: model)()
+    text = set(decoder.modules())
     last = [
         name
-        for name in editable_modules(model)
-        if name.rpartition(".")[2] in _OUTPUT_MATRICES and _is_feed_forward(name)
+        for name, module in editable_modules(model).items()
+        if name.rpartition(".")[2] in _OUTPUT_MATRICES and module in text and _is_feed_forward(name)
     ]
     if not last:
         raise ModelError(

@@ -1,0 +1,345 @@
+"""Upgrading a ledger's database, on SQLite and on PostgreSQL."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+import migrations
+from ledger import database
+from ledger.orm import Table
+from migrations.transaction import transaction
+from patches.errors import DatabaseError
+from tests import revisions, sample_history
+from tests.revisions import add_revision
+
+Schema = dict[str, dict[str, object]]
+
+
+@pytest.fixture
+def engine(database_engine: Engine) -> Engine:
+    return database_engine
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A copy of the environment, to add revisions to."""
+    folder = tmp_path / "environment"
+    shutil.copytree(migrations.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
+def recorded(engine: Engine) -> Engine:
+    """A database at revision 0001 with a row in every table."""
+    migrations.upgrade(engine)
+    sample_history.record(engine)
+    return engine
+
+
+def create(engine: Engine) -> None:
+    with database.writing(engine) as session:
+        database.create_schema(session.connection())
+
+
+def clear(engine: Engine) -> None:
+    """Drop every table."""
+    with engine.begin() as connection:
+        Table.metadata.drop_all(connection)
+        connection.execute(text(f"DROP TABLE {database.VERSION_TABLE}"))
+
+
+def schema(engine: Engine) -> Schema:
+    """Everything that the database says of its tables, in comparable form."""
+    found: Schema = {}
+    inspector = inspect(engine)
+    for table in inspector.get_table_names():
+        found[table] = {
+            "columns": [
+                {**column, "type": repr(column["type"])} for column in inspector.get_columns(table)
+            ],
+            "primary key": inspector.get_pk_constraint(table),
+            "foreign keys": _sorted(inspector.get_foreign_keys(table)),
+            "unique": _sorted(inspector.get_unique_constraints(table)),
+            "checks": _sorted(inspector.get_check_constraints(table)),
+            "indexes": _sorted(inspector.get_indexes(table)),
+        }
+    return found
+
+
+def _sorted(constraints: Sequence[object]) -> list[str]:
+    return sorted(map(repr, constraints))
+
+
+def rows(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of the tables of the ORM."""
+    with engine.connect() as connection:
+        return {
+            table.name: sorted(map(tuple, connection.execute(select(table))), key=repr)
+            for table in Table.metadata.sorted_tables
+        }
+
+
+def stamp(engine: Engine, revision: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"UPDATE {database.VERSION_TABLE} SET version_num = :v"), {"v": revision}
+        )
+
+
+def test_the_newest_revision_is_the_one_that_the_program_asks_for() -> None:
+    assert migrations.head() == database.SCHEMA
+
+
+def test_the_migrations_build_what_the_orm_describes(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    with transaction(engine) as connection:
+        command.check(migrations.configuration(connection))
+
+
+def test_alembic_check_notices_a_difference(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DROP INDEX ix_edits_prompt_key"))
+    with (
+        pytest.raises(Exception, match="ix_edits_prompt_key"),
+        transaction(engine) as connection,
+    ):
+        command.check(migrations.configuration(connection))
+
+
+def test_a_created_database_equals_a_migrated_one(engine: Engine) -> None:
+    create(engine)
+    created = schema(engine)
+    assert {*Table.metadata.tables, database.VERSION_TABLE} == set(created)
+    assert migrations.current(engine) == migrations.head()
+    clear(engine)
+    migrations.upgrade(engine)
+    assert schema(engine) == created
+
+
+def test_an_empty_database_gets_all_tables(engine: Engine) -> None:
+    assert migrations.current(engine) is None
+    assert migrations.pending(engine) == ["0001"]
+    assert migrations.upgrade(engine) == ["0001"]
+    assert migrations.current(engine) == "0001"
+    assert migrations.pending(engine) == []
+    database.check_schema(engine)
+
+
+def test_upgrading_again_does_nothing(recorded: Engine) -> None:
+    before = schema(recorded), rows(recorded)
+    assert migrations.upgrade(recorded) == []
+    assert (schema(recorded), rows(recorded)) == before
+
+
+def test_the_version_is_kept_in_a_table_of_our_own_name(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    tables = inspect(engine).get_table_names()
+    assert "ledger_schema" in tables
+    assert "alembic_version" not in tables
+
+
+def test_upgrading_prints_nothing(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
+    migrations.upgrade(engine)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_up_down_up_removes_everything_and_starts_afresh(recorded: Engine) -> None:
+    full, tables = rows(recorded), schema(recorded)
+    assert all(full.values()), "the sample history leaves a table empty"
+    assert migrations.downgrade(recorded, "base") == ["0001"]
+    assert inspect(recorded).get_table_names() == [database.VERSION_TABLE]
+    assert migrations.current(recorded) is None
+    assert migrations.upgrade(recorded) == ["0001"]
+    assert schema(recorded) == tables
+    assert not any(rows(recorded).values())
+    sample_history.record(recorded)
+    assert rows(recorded) == full
+
+
+def test_rows_survive_the_rebuilding_of_a_table_that_others_refer_to(
+    recorded: Engine, environment: Path
+) -> None:
+    add_revision(environment, revisions.REBUILD)
+    full, tables = rows(recorded), schema(recorded)
+    assert migrations.pending(recorded, folder=environment) == ["0002"]
+    assert migrations.upgrade(recorded, folder=environment) == ["0002"]
+    assert rows(recorded) == full
+    assert "reviewer" in [c["name"] for c in inspect(recorded).get_columns("turns")]
+    assert schema(recorded)["turns"]["checks"] == tables["turns"]["checks"]
+    assert migrations.downgrade(recorded, "0001", folder=environment) == ["0002"]
+    assert rows(recorded) == full
+    assert schema(recorded) == tables
+
+
+def test_foreign_keys_are_enforced_again_after_an_upgrade(
+    recorded: Engine, environment: Path
+) -> None:
+    add_revision(environment, revisions.REBUILD)
+    migrations.upgrade(recorded, folder=environment)
+    for _ in range(2):  # the pooled connection that the upgrade used, and a new one
+        with (
+            pytest.raises(DBAPIError, match=r"(?i)foreign key"),
+            recorded.begin() as connection,
+        ):
+            connection.execute(text("DELETE FROM turns WHERE id = 1"))
+        recorded.dispose()
+
+
+def test_an_upgrade_that_would_orphan_a_row_is_refused(recorded: Engine, environment: Path) -> None:
+    add_revision(environment, revisions.ORPHANS)
+    full = rows(recorded)
+    with pytest.raises(DatabaseError, match=r"does not exist|foreign key"):
+        migrations.upgrade(recorded, folder=environment)
+    assert rows(recorded) == full
+    assert migrations.current(recorded) == "0001"
+
+
+def test_an_upgrade_that_fails_half_way_leaves_the_database_as_it_was(
+    recorded: Engine, environment: Path
+) -> None:
+    add_revision(environment, revisions.FAILS)
+    before = schema(recorded), rows(recorded)
+    with pytest.raises(DatabaseError, match=r"no_such_table.*Nothing was changed"):
+        migrations.upgrade(recorded, folder=environment)
+    assert (schema(recorded), rows(recorded)) == before
+    assert migrations.current(recorded) == "0001"
+    assert migrations.upgrade(recorded) == []
+
+
+def test_an_upgrade_from_nothing_that_fails_later_leaves_nothing(
+    engine: Engine, environment: Path
+) -> None:
+    add_revision(environment, revisions.FAILS)
+    with pytest.raises(DatabaseError, match="no_such_table"):
+        migrations.upgrade(engine, folder=environment)
+    assert inspect(engine).get_table_names() == []
+    assert migrations.upgrade(engine) == ["0001"]
+
+
+def test_an_upgrade_that_is_killed_leaves_the_database_as_it_was(
+    recorded: Engine, environment: Path
+) -> None:
+    add_revision(environment, revisions.DIES)
+    before = schema(recorded), rows(recorded)
+    process = revisions.upgrade_elsewhere(recorded, environment)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -9, errors
+    assert (schema(recorded), rows(recorded)) == before
+    assert migrations.upgrade(recorded) == []
+
+
+def test_of_two_upgrades_at_once_one_runs_and_the_other_finds_nothing_to_do(
+    recorded: Engine, environment: Path
+) -> None:
+    add_revision(environment, revisions.MEETS)
+    processes = [revisions.upgrade_elsewhere(recorded, environment) for _ in range(2)]
+    outcomes = [process.communicate(timeout=90) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outcomes
+    assert sorted(out.strip() for out, _ in outcomes) == ["", "0002"]
+    assert inspect(recorded).has_table("made_once")
+
+
+def test_nobody_writes_to_sqlite_while_it_is_upgraded(tmp_path: Path) -> None:
+    engine = database.connect(database.parse_url(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    migrations.upgrade(engine)
+    with (
+        transaction(engine),
+        engine.connect().execution_options(writing=True) as other,
+    ):
+        other.connection.cursor().execute("PRAGMA busy_timeout = 1")
+        with pytest.raises(DBAPIError, match="locked"):
+            other.execute(text("SELECT 1"))
+    engine.dispose()
+
+
+def test_an_older_database_is_refused_with_the_command_to_run(recorded: Engine) -> None:
+    stamp(recorded, "0000")
+    with pytest.raises(DatabaseError, match=r"at schema 0000.*needs 0001; run: ledger db upgrade"):
+        database.check_schema(recorded)
+
+
+def test_a_database_without_tables_is_refused_with_the_command_to_run(engine: Engine) -> None:
+    with pytest.raises(DatabaseError, match="ledger init"):
+        database.check_schema(engine)
+
+
+@pytest.mark.parametrize("revision", ["0002", "9999"])
+def test_a_newer_database_is_neither_opened_nor_upgraded(recorded: Engine, revision: str) -> None:
+    stamp(recorded, revision)
+    before = schema(recorded), rows(recorded)
+    for refuses in (database.check_schema, migrations.upgrade, migrations.pending):
+        with pytest.raises(DatabaseError, match=f"{revision}, which is newer.*update edit-ledger"):
+            refuses(recorded)
+    assert migrations.current(recorded) == revision
+    assert (schema(recorded), rows(recorded)) == before
+
+
+def test_a_revision_that_nobody_knows_is_refused(recorded: Engine) -> None:
+    stamp(recorded, "0000")
+    with pytest.raises(DatabaseError, match="0000, which this program does not know"):
+        migrations.upgrade(recorded)
+
+
+def test_a_downgrade_to_an_unknown_revision_is_refused(recorded: Engine) -> None:
+    full = rows(recorded)
+    with pytest.raises(DatabaseError, match="0007"):
+        migrations.downgrade(recorded, "0007")
+    assert rows(recorded) == full
+
+
+def test_tables_of_another_program_are_not_touched(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE turns (whose INTEGER)"))
+    with pytest.raises(DatabaseError, match="turns"):
+        migrations.upgrade(engine)
+    assert inspect(engine).get_table_names() == ["turns"]
+
+
+def test_an_unreachable_database_is_named_in_the_error(tmp_path: Path) -> None:
+    engine = database.connect(database.parse_url(f"sqlite:///{tmp_path}/no/such/ledger.db"))
+    for fails in (migrations.current, migrations.pending, migrations.upgrade):
+        with pytest.raises(DatabaseError, match=r"no/such/ledger\.db"):
+            fails(engine)
+
+
+def test_a_folder_without_revisions_is_named_in_the_error(environment: Path) -> None:
+    (environment / "versions" / "0001_first_tables.py").unlink()
+    with pytest.raises(DatabaseError, match="environment holds no migrations"):
+        migrations.head(folder=environment)
+
+
+def test_a_folder_with_a_percent_sign_in_its_name_works(engine: Engine, tmp_path: Path) -> None:
+    folder = tmp_path / "100%(here)s"
+    shutil.copytree(migrations.FOLDER, folder)
+    assert migrations.upgrade(engine, folder=folder) == ["0001"]
+
+
+def test_a_generated_first_revision_builds_the_same_tables(
+    engine: Engine, environment: Path
+) -> None:
+    create(engine)
+    created = schema(engine)
+    clear(engine)
+    (environment / "versions" / "0001_first_tables.py").unlink()
+    with transaction(engine) as connection:
+        configuration = migrations.configuration(connection, folder=environment)
+        command.revision(configuration, "all of it", autogenerate=True)
+    written = (environment / "versions" / "0001_all_of_it.py").read_text()
+    assert "ledger" not in written.replace("ledger_id", "")
+    assert migrations.upgrade(engine, folder=environment) == ["0001"]
+    assert schema(engine) == created
+
+
+def test_a_new_revision_gets_the_next_number(recorded: Engine, environment: Path) -> None:
+    with transaction(recorded) as connection:
+        configuration = migrations.configuration(connection, folder=environment)
+        command.revision(configuration, "nothing yet", autogenerate=True)
+    assert (environment / "versions" / "0002_nothing_yet.py").is_file()
+    assert migrations.upgrade(recorded, folder=environment) == ["0002"]
+    assert migrations.downgrade(recorded, "0001", folder=environment) == ["0002"]
