@@ -103,6 +103,8 @@ def upgrade(ledger_dir: Path | None, as_json: bool) -> None:
 
     ledger = opened(ledger_dir)
     engine = database.connect(ledger.url)
+    if migrations.current(engine) is None:
+        database.check_schema(engine)
     applied = migrations.upgrade(engine)
     engine.dispose()
     if as_json:

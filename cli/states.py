@@ -67,6 +67,8 @@ def _print_applied(applied: "Applied") -> None:
         f"{len(applied.tensors)} tensors patched ({size(applied.bytes_written)} written), "
         f"{applied.files} files, {size(applied.bytes_taken_over)} taken over from the base"
     )
+    for note in applied.notes:
+        click.echo(f"note: {note}")
     for name in applied.left_out:
         click.echo(f"left out {name}: the same weights in another format, un-edited")
 

@@ -86,7 +86,7 @@ def reading(engine: Engine) -> Iterator[Session]:
     options: dict[str, Any] = {}
     if engine.dialect.name == "postgresql":
         options["isolation_level"] = "REPEATABLE READ"
-    with _translated(engine), Session(engine.execution_options(**options)) as session:
+    with translated(engine), Session(engine.execution_options(**options)) as session:
         yield session
 
 
@@ -94,7 +94,7 @@ def reading(engine: Engine) -> Iterator[Session]:
 def writing(engine: Engine) -> Iterator[Session]:
     """A session whose whole work is one transaction: committed at the end, or not at all."""
     with (
-        _translated(engine),
+        translated(engine),
         Session(engine.execution_options(writing=True), expire_on_commit=False) as session,
         session.begin(),
     ):
@@ -102,7 +102,7 @@ def writing(engine: Engine) -> Iterator[Session]:
 
 
 @contextmanager
-def _translated(engine: Engine) -> Iterator[None]:
+def translated(engine: Engine) -> Iterator[None]:
     """The one place where the database library's errors become ours."""
     try:
         yield
@@ -143,7 +143,7 @@ def create_schema(connection: Connection) -> None:
 
 def schema_revision(engine: Engine) -> str | None:
     """The revision that the database is at, or None if it holds no ledger."""
-    with _translated(engine), engine.connect() as connection:
+    with translated(engine), engine.connect() as connection:
         if not inspect(connection).has_table(VERSION_TABLE):
             return None
         found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()

@@ -209,6 +209,7 @@ class _Work:
     def turn(self, batch: Batch) -> Added:
         """Solve, store, apply, score and record one batch."""
         started = time.perf_counter()
+        environment.start_peak_memory(self.live.device)
         try:
             result = self.editor.edit(
                 batch.encoded,

@@ -27,19 +27,23 @@ def describe(device: "torch.device", dtype: "torch.dtype") -> dict[str, Any]:
     """Versions, device, dtype of the live model, and threads."""
     import torch
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = platform.machine()
+    cuda = device.type == "cuda"
     return {
         "versions": versions(),
         "device": str(device),
-        "device_name": name,
+        "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
+
+
+def start_peak_memory(device: "torch.device") -> None:
+    """Count the device's peak from here; on the CPU it is that of the process's whole life."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: "torch.device") -> int:

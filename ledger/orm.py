@@ -246,8 +246,7 @@ class RefMoveRow(Table):
 class EvaluationRow(Table):
     """Scores of the state at a turn. scope: ``turn`` (edits of one turn) or ``in_force``.
 
-    turn_id is null for the un-edited base. base, state: metric → mean. hash covers the row, the
-    outcomes and the turn's hash.
+    base, state: metric → mean. hash covers the row, the outcomes and the turn's hash.
     """
 
     __tablename__ = "evaluations"

@@ -21,7 +21,6 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ledger import database
 from migrations.transaction import transaction
@@ -136,21 +135,20 @@ def _after(found: str | None, revisions: list[str], engine: Engine) -> list[str]
 @contextmanager
 def _migrating(engine: Engine) -> Iterator[Connection]:
     """The database to oneself, in a transaction that ends with the block."""
-    where = f"database {database.masked(engine.url)}"
-    with _ALEMBIC, _explained(where), transaction(engine) as connection:
+    with (
+        _ALEMBIC,
+        database.translated(engine),
+        _explained(f"database {database.masked(engine.url)}"),
+        transaction(engine) as connection,
+    ):
         yield connection
 
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Where the errors of Alembic, and of the database under it, become ours."""
+    """Where Alembic's own errors become ours; `database.translated` sees to the database's."""
     try:
         yield
-    except (SQLAlchemyError, CommandError) as error:
-        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-        advice = (
-            "Another program is writing to it; try again when that has ended"
-            if "locked" in reason
-            else "Nothing was changed"
-        )
-        raise DatabaseError(f"{where}: {reason.splitlines()[0]}. {advice}") from error
+    except CommandError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DatabaseError(f"{where}: {reason}. Nothing was changed") from error

@@ -136,7 +136,11 @@ UNTUNED: dict[str, tuple[str, dict[str, object], list[str]]] = {
         {**SMALL, "ffn_dim": 64, "word_embed_proj_dim": 64},
         layers("model.decoder.layers.{}.fc2", 6, 9),
     ),
-    "one layer": ("gpt2", {"n_embd": 64, "n_layer": 1}, ["transformer.h.0.mlp.c_proj"]),
+    "one layer": (
+        "gpt2",
+        {"n_embd": 64, "n_layer": 1, "n_head": 2},
+        ["transformer.h.0.mlp.c_proj"],
+    ),
     "a model with a vision tower": (
         "gemma3",
         {
