@@ -44,6 +44,7 @@ class LiveModel:
     def set_state(self, patches: Sequence[PatchFile]) -> None:
         """Make the weights those of base + `patches`, from whatever they were."""
         changed = tensors_changed(patches)
+        self._check_fit(patches)
         leaving = {name: flag for name, flag in self._transposed.items() if name not in changed}
         totals = {}
         for name in changed:
@@ -58,13 +59,16 @@ class LiveModel:
     def advance(self, patch: PatchFile) -> None:
         """Add one more patch to the state."""
         for name, info in patch.changes.items():
-            if self._transposed.setdefault(name, info.transposed) != info.transposed:
+            if self._transposed.get(name, info.transposed) != info.transposed:
                 raise PatchError(f"{patch.path}: {name} is stored in another layout")
+        self._check_fit([patch])
+        for name, info in patch.changes.items():
             total = total_change(
                 [patch], name, device=self._device_of(name), start=self._totals.get(name)
             )
             if total is not None:
                 self._totals[name] = total
+            self._transposed[name] = info.transposed
             self._write(name)
 
     def digests(self) -> dict[str, str]:
@@ -101,6 +105,18 @@ class LiveModel:
             name: (total.norm() / base_tensor(self.checkpoint, name).double().norm()).item()
             for name, total in self._totals.items()
         }
+
+    def _check_fit(self, patches: Sequence[PatchFile]) -> None:
+        """Before any weight is touched: the model has what `patches` change, in that shape."""
+        for patch in patches:
+            parameters = self._parameters(patch.changes)
+            for name, info in patch.changes.items():
+                shape = info.shape[::-1] if info.transposed else info.shape
+                if parameters[name].shape != shape:
+                    raise PatchError(
+                        f"{patch.path}: changes {name} as {shape}, but the model has it as "
+                        f"{tuple(parameters[name].shape)}; was the patch made for this model?"
+                    )
 
     def _parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
         return parameters_by_tensor(self.model, names)

@@ -200,11 +200,15 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def tensors_changed(patches: Iterable[PatchFile]) -> dict[str, bool]:
-    """Every tensor that one of `patches` changes, in order of first change, → transposed."""
+    """Every tensor that one of `patches` changes, in order of first change, → transposed.
+
+    PatchError if two disagree about the layout.
+    """
     changed: dict[str, bool] = {}
     for patch in patches:
         for name, info in patch.changes.items():
-            changed.setdefault(name, info.transposed)
+            if changed.setdefault(name, info.transposed) != info.transposed:
+                raise PatchError(f"{patch.path}: {name} is stored in another layout than before")
     return changed
 
 

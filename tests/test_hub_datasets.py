@@ -1,23 +1,18 @@
 """Datasets on the Hub: read through the real client, from a server on this machine."""
 
 import json
-import os
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from hashlib import sha1, sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from hashlib import sha256
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from ledger.datasets import open_dataset
 from ledger.sources import parse_address
 from patches.errors import DatasetError
+from tests.loopback_hub import COMMIT, run_against, serve
 
-COMMIT = "c0ffee" + "0" * 34
 FACTS = [{"prompt": f"The capital of land {i} is", "target": f"city {i}"} for i in range(3)]
 FILES = {
     "README.md": b"---\nlicense: cc-by-4.0\n---\nFacts.\n",
@@ -38,108 +33,15 @@ except DatasetError as error:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The part of the Hub's interface that reading a public dataset needs, for ``team/facts``."""
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Keep the test's output free of requests."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        repo = "/api/datasets/team/facts"
-        if path in (repo, f"{repo}/revision/main", f"{repo}/revision/{COMMIT}"):
-            self.answer_json(self.repository())
-        elif path.startswith(f"{repo}/tree/{COMMIT}"):
-            self.answer_json(self.entries(path.removeprefix(f"{repo}/tree/{COMMIT}").strip("/")))
-        elif path.startswith(f"/datasets/team/facts/resolve/{COMMIT}/"):
-            self.answer_file(path.split(f"{COMMIT}/", 1)[1])
-        else:
-            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        wanted = json.loads(body).get("paths", [])
-        self.answer_json([entry for entry in self.entries("") if entry["path"] in wanted])
-
-    def repository(self) -> dict[str, object]:
-        return {
-            "id": "team/facts",
-            "sha": COMMIT,
-            "private": False,
-            "downloads": 0,
-            "likes": 0,
-            "tags": [],
-            "cardData": {"license": "cc-by-4.0"},
-            "siblings": [{"rfilename": name} for name in FILES],
-        }
-
-    def entries(self, under: str) -> list[dict[str, object]]:
-        """Every file and folder below `under`, as the tree endpoint lists them."""
-        files: list[dict[str, object]] = [
-            {"type": "file", "oid": sha1(data).hexdigest(), "size": len(data), "path": name}
-            for name, data in FILES.items()
-        ]
-        folder: dict[str, object] = {"type": "directory", "oid": "0" * 40, "size": 0}
-        entries = [*files, {**folder, "path": "data"}]
-        return [e for e in entries if str(e["path"]).startswith(under) and e["path"] != under]
-
-    def answer_file(self, name: str) -> None:
-        data = FILES.get(name)
-        if data is None:
-            self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-            return
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha1(data).hexdigest()}"'}
-        start, end, status = 0, len(data), 200
-        if wanted := self.headers.get("Range"):
-            first, last = wanted.removeprefix("bytes=").split("-")
-            start, end, status = int(first), min(int(last or end) + 1, end), 206
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
-        self.answer(status, data[start:end], headers)
-
-    def answer_json(self, value: object) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve("datasets", "team/facts", FILES, {"license": "cc-by-4.0"}) as address:
+        yield address
 
 
 def read_in_new_process(source: str, endpoint: str, home: Path) -> str:
     """What READ prints. The client takes its settings when it is imported, hence the process."""
-    settings = {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-    }
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", READ, source],
-        env={**environment, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_against(endpoint, home, ["-c", READ, source])
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,14 +14,14 @@ from patches.checkpoint import Checkpoint, open_checkpoint
 from patches.checkpoint_writer import write_checkpoint
 from patches.deltas import Dense, LowRank
 from patches.dtypes import tensor_bytes
-from patches.errors import ModelError, PatchError
+from patches.errors import EditLedgerError, ModelError, PatchError
 from patches.live import LiveModel
 from patches.modules import targets_for
 from patches.patch import Change, PatchFile, PatchHeader, encode_patch
-from tests.tiny_models import build, load
+from tests.tiny_models import Setting, build, load
 
 # Case → family, its settings, modules to edit.
-CASES: dict[str, tuple[str, dict[str, bool], tuple[str, ...]]] = {
+CASES: dict[str, tuple[str, dict[str, Setting], tuple[str, ...]]] = {
     "llama": (
         "llama",
         {},
@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, dict[str, bool], tuple[str, ...]]] = {
 
 def opened(folder: Path, case: str, dtype: torch.dtype = torch.bfloat16) -> LiveModel:
     family, settings, _ = CASES[case]
-    build(folder, family, max_shard_size="30KB", **settings)
+    build(folder, family, dtype=torch.bfloat16, max_shard_size="30KB", **settings)
     return LiveModel(load(folder, dtype), open_checkpoint(folder))
 
 
@@ -93,7 +93,7 @@ def test_a_live_state_has_the_bytes_of_the_written_checkpoint(case: str, tmp_pat
     live = opened(tmp_path / "base", case)
     base = weights(live.model)
     made = patches(live, case, tmp_path)
-    states = ([], made, [made[0], made[3]], made[2:3], made[::-1], [])
+    states: tuple[list[PatchFile], ...] = ([], made, [made[0], made[3]], made[2:3], made[::-1], [])
     for at, used in enumerate(states):
         live.set_state(used)
         written = weights(from_disk(live.checkpoint, used, tmp_path / f"state-{at}"))
@@ -213,37 +213,54 @@ def load_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     return load_file(checkpoint.folder / checkpoint.tensor(name).file)[name]
 
 
-def test_a_patch_in_the_other_layout_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    live = opened(tmp_path / "base", "llama")
-    name = "model.layers.0.self_attn.q_proj.weight"
-    header = PatchHeader(base="b", method="m", hyperparameters={}, turn=1, parent=None)
-    made = []
-    for transposed in (False, True):
-        change = Change(delta=Dense(delta=torch.ones(32, 32)), transposed=transposed)
-        path = tmp_path / str(transposed)
-        path.write_bytes(encode_patch(header, {name: change}))
-        made.append(PatchFile(path))
-    live.advance(made[0])
-    before = weights(live.model)
-    with pytest.raises(PatchError, match=f"{name} is stored in another layout"):
-        live.advance(made[1])
-    assert weights(live.model) == before
+STRANGE: dict[str, tuple[str, Change, type[EditLedgerError], str]] = {
+    "unknown tensor": (
+        "absent.weight",
+        Change(delta=Dense(delta=torch.ones(2, 2))),
+        ModelError,
+        "has no parameter absent.weight",
+    ),
+    "other shape": (
+        "model.layers.0.mlp.down_proj.weight",
+        Change(delta=Dense(delta=torch.ones(48, 32))),
+        PatchError,
+        r"as \(48, 32\), but the model has it as \(32, 48\)",
+    ),
+    "other layout": (
+        "model.layers.1.self_attn.q_proj.weight",
+        Change(delta=Dense(delta=torch.ones(32, 32)), transposed=True),
+        PatchError,
+        "is stored in another layout",
+    ),
+}
 
 
-def test_a_patch_of_another_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_patch_of_another_model_is_refused_and_changes_nothing(case: str, tmp_path: Path) -> None:
     live = opened(tmp_path / "base", "llama")
     made = patches(live, "llama", tmp_path)
     live.set_state(made)
     before = weights(live.model)
+    name, change, error, message = STRANGE[case]
     header = PatchHeader(base="b", method="m", hyperparameters={}, turn=1, parent=None)
     path = tmp_path / "strange"
-    change = Change(delta=Dense(delta=torch.ones(2, 2)))
-    path.write_bytes(encode_patch(header, {"absent.weight": change}))
-    strange = PatchFile(path)
-    for attempt in (lambda: live.set_state([strange]), lambda: live.advance(strange)):
-        with pytest.raises(ModelError, match=r"has no parameter absent\.weight"):
-            attempt()
-        assert weights(live.model) == before
-        with live.at_base():
-            pass
-        assert weights(live.model) == before
+    path.write_bytes(encode_patch(header, {name: change}))
+    with pytest.raises(error, match=message):
+        live.advance(PatchFile(path))
+    assert weights(live.model) == before
+    with pytest.raises(error, match=message):
+        live.set_state([*made, PatchFile(path)])
+    assert weights(live.model) == before
+    with live.at_base():
+        pass
+    assert weights(live.model) == before
+
+
+def test_a_reset_gives_the_base_back_to_weights_that_were_changed_outside(tmp_path: Path) -> None:
+    live = opened(tmp_path / "base", "llama")
+    base = weights(live.model)
+    name = "model.layers.0.mlp.down_proj.weight"
+    with torch.no_grad():
+        live.model.get_parameter(name).add_(1)
+    live.reset([name])
+    assert weights(live.model) == base

@@ -182,6 +182,18 @@ def test_tensors_changed_keeps_the_order_of_first_change(tmp_path: Path) -> None
     assert list(changed.items()) == [("z", False), ("down.weight", False), ("up.weight", True)]
 
 
+def test_patches_that_disagree_about_a_layout_are_refused(tmp_path: Path) -> None:
+    pair = [
+        written(tmp_path, encode_patch(HEADER, {"w": change}), f"{change.transposed}")
+        for change in (
+            Change(delta=Dense(delta=numbers(2, 2)), transposed=transposed)
+            for transposed in (False, True)
+        )
+    ]
+    with pytest.raises(PatchError, match="True: w is stored in another layout than before"):
+        tensors_changed([PatchFile(path) for path in pair])
+
+
 DAMAGED_METADATA: dict[str, Mapping[str, str | None]] = {
     "no base": {"base": None},
     "no changes": {"changes": None},
