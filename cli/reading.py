@@ -118,7 +118,7 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     if details["method"]:
         settings = {k: v for k, v in details["hyperparameters"].items() if k != "modules"}
         facts.append(("method", f"{details['method']} {_settings(settings)}"))
-        facts.append(("modules", ", ".join(details["hyperparameters"].get("modules", []))))
+        facts.append(("modules", _names(details["hyperparameters"].get("modules", []))))
     if patch:
         ranks = sorted({rank for rank in patch["rank"].values() if rank is not None})
         rank = (
@@ -132,6 +132,10 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     facts.append(("with", _settings({**environment.pop("versions", {}), **environment})))
     facts += [("note", note) for note in details["notes"]]
     return facts
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]} ({len(names)})"
 
 
 def _settings(values: dict[str, Any]) -> str:

@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+_WANTED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "README.md",
+)
 
 
 def split_revision(address: str) -> tuple[str, str | None]:

@@ -103,9 +103,8 @@ def serve(
     kind: str, repo: str, files: Mapping[str, bytes], card: dict[str, str] | None = None
 ) -> Iterator[str]:
     """Serve `files` as the repository `repo` (kind ``models`` or ``datasets``); its address."""
-    handler = type(
-        "Served", (Hub,), {"kind": kind, "repo": repo, "files": files, "card": card or {}}
-    )
+    content = {"kind": kind, "repo": repo, "files": files, "card": card or {}}
+    handler = type("Served", (Hub,), content)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

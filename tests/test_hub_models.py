@@ -60,9 +60,7 @@ def test_what_the_hub_does_not_have_is_an_error_and_leaves_nothing(
     folder = _folder(tmp_path, "hub")
     made = run_against(hub, tmp_path / "home", [*LEDGER, "init", "--model", model], folder=folder)
     assert made.returncode == 1
-    assert made.stderr.startswith(
-        f"error: {model}: not a folder here, and the Hub does not give it"
-    )
+    assert made.stderr.startswith(f"error: {model}: not a folder here, and the Hub does not")
     assert not list(folder.iterdir())
 
 
