@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Setting], tuple[str, ...]]] = {
 
 def opened(folder: Path, case: str, dtype: torch.dtype = torch.bfloat16) -> LiveModel:
     family, settings, _ = CASES[case]
-    build(folder, family, dtype=torch.bfloat16, max_shard_size="30KB", **settings)
+    build(folder, family, dtype=torch.bfloat16, seed=0, max_shard_size="30KB", **settings)
     return LiveModel(load(folder, dtype), open_checkpoint(folder))
 
 
