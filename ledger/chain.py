@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ledger.orm import EMPTY, DatasetRow, EvaluationRow, TurnRow
-from patches.canonical import canonical_json, sha256
+from patches.canonical import canonical_json, canonical_row, sha256
 from patches.edit import Edit
 
 
 def edit_digest(edit: Edit, row: int | None, probes: str) -> str:
     """SHA-256 of an edit and the dataset row it came from. probes: its probes as stored."""
     return sha256(
-        canonical_json([row, edit.prompt, edit.target, edit.subject, edit.old_target, probes])
+        canonical_row((row, edit.prompt, edit.target, edit.subject, edit.old_target, probes))
     )
 
 
@@ -34,7 +34,8 @@ def edits_digest(digests: Iterable[str]) -> str:
 
 def prompt_key(prompt: str) -> int:
     """A signed 64-bit hash of the prompt, normalised (NFC, single spaces), for look-ups."""
-    text = " ".join(unicodedata.normalize("NFC", prompt).split())
+    normal = prompt if prompt.isascii() else unicodedata.normalize("NFC", prompt)
+    text = " ".join(normal.split())
     return int.from_bytes(
         hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
     )
@@ -104,15 +105,20 @@ def content_hash(content: dict[str, Any]) -> str:
 
 
 def evaluation_content(
-    evaluation: EvaluationRow, *, turn: str, outcomes: Sequence[tuple[str, Any, Any]]
+    evaluation: EvaluationRow,
+    *,
+    turn: str,
+    scope_turn: str | None,
+    outcomes: Sequence[tuple[str, Any, Any]],
 ) -> dict[str, Any]:
     """Everything that an evaluation's hash covers.
 
-    turn: the hash of its turn. outcomes: (edit digest, base, state), in edit order.
+    turn: the hash of its turn. scope_turn: that of the turn whose edits were scored, if of one
+    turn. outcomes: (edit digest, base, state), in edit order.
     """
     return {
         "turn": turn,
-        "scope": [evaluation.scope, evaluation.scope_turn_id is not None],
+        "scope": [evaluation.scope, scope_turn],
         "protocol": evaluation.protocol,
         "seed": evaluation.seed,
         "n": evaluation.n,

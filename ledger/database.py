@@ -1,11 +1,11 @@
 """Connect to the ledger's database: SQLite by default, PostgreSQL for teams."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, text
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, insert, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -173,7 +173,33 @@ def environment_url() -> str | None:
     return os.environ.get("LEDGER_DATABASE") or None
 
 
-def bulk_insert(session: Session, table: type[Table], rows: list[dict[str, Any]]) -> None:
-    """Insert many plain rows, in one statement per chunk of the driver."""
-    if rows:
-        session.execute(insert(table), rows, execution_options={"render_nulls": True})
+def bulk_insert(session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert many plain rows, which all have the same columns.
+
+    The statement and the conversion of values are the database library's; the rows go to the
+    driver directly, which is several times faster than through the unit of work.
+    """
+    if not rows:
+        return
+    columns = Table.metadata.tables[table.__tablename__].columns
+    names = list(rows[0])
+    connection = session.connection()
+    dialect = connection.dialect
+    statement = insert(table).values({name: bindparam(name) for name in names})
+    compiled = statement.compile(dialect=dialect)
+    convert = {
+        name: convert
+        for name in names
+        if (convert := columns[name].type.dialect_impl(dialect).bind_processor(dialect))
+    }
+    if convert:
+        rows = [
+            {name: convert[name](v) if name in convert else v for name, v in row.items()}
+            for row in rows
+        ]
+    order = compiled.positiontup
+    if order is None:
+        connection.exec_driver_sql(str(compiled), rows)
+    else:
+        values = [tuple(map(row.__getitem__, order)) for row in rows]
+        connection.exec_driver_sql(str(compiled), values)

@@ -327,7 +327,7 @@ def _batches(
 
     def known(rows: Any) -> dict[int, str | None]:
         with database.reading(ledger.engine) as session:
-            return rows_in_force(session, ids, dataset.sha256, rows)
+            return rows_in_force(session, ids, dataset, rows)
 
     return batches(
         read_rows(dataset, offset=options.offset, limit=options.limit),

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine, select
 from sqlalchemy.engine import URL
 
 from ledger import database
 from ledger.models import resolve_model, split_revision
-from ledger.orm import BaseRow, RefMoveRow, RefRow
+from ledger.orm import BaseRow, RefMoveRow, RefRow, TurnRow
 from ledger.progress import Progress, silent
 from ledger.workspace import CONFIG, FOLDER, MAIN, Config, Ledger, resolve_database
 from patches.checkpoint import Checkpoint, fingerprint, open_checkpoint, tensor_digests
@@ -21,6 +22,8 @@ from patches.errors import DatabaseError, HistoryError
 
 _DATABASE = "sqlite:///ledger.db"
 _STORE = "patches"
+# The database file and what SQLite puts beside it, the last while it switches to WAL.
+_DATABASE_FILES = ("ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-journal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +72,15 @@ def init(
         checkpoint, progress=lambda done, total: progress("fingerprint", done, total)
     )
     created = not folder.exists()
+    embedded = database_url is None and database.environment_url() is None
     config = Config(
         database=_stored_address(database_url),
         store=str(Path(store).expanduser().resolve()) if store else _STORE,
         model=str(base_folder) if commit is None else name,
         revision=commit,
     )
+    if embedded:
+        _discard_half_made(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _create_database(
@@ -86,12 +92,12 @@ def init(
         # The configuration comes last: a folder without it is not a ledger yet.
         config.write(folder)
     except OSError as error:
-        _remove(folder, created)
+        _remove(folder, created, embedded)
         raise HistoryError(
             f"{folder}: cannot be created ({error.strerror}); choose another with --ledger"
         ) from error
     except BaseException:
-        _remove(folder, created)
+        _remove(folder, created, embedded)
         raise
     size = sum(tensor.size for tensor in checkpoint.tensors.values())
     return Initialised(ledger=Ledger(folder, config), tensors=len(checkpoint.tensors), bytes=size)
@@ -104,7 +110,7 @@ def _refuse_existing(folder: Path) -> None:
         )
     if folder.is_file():
         raise HistoryError(f"{folder} is a file; choose another place with --ledger")
-    leftover = {"ledger.db", "ledger.db-wal", "ledger.db-shm", _STORE, f".{CONFIG}.writing"}
+    leftover = {*_DATABASE_FILES, _STORE, f".{CONFIG}.writing"}
     strangers = (
         [p.name for p in folder.iterdir() if p.name not in leftover] if folder.exists() else []
     )
@@ -136,11 +142,6 @@ def _address(folder: Path, config: Config, given: str | None) -> URL:
 def _create_database(
     url: URL, checkpoint: Checkpoint, digests: dict[str, str], config: Config, commit: str | None
 ) -> None:
-    embedded = config.database == _DATABASE
-    if embedded and url.database:
-        # Left by an interrupted init: without config.json nobody can have used it.
-        for suffix in ("", "-wal", "-shm"):
-            Path(url.database + suffix).unlink(missing_ok=True)
     engine = database.connect(url)
     try:
         if database.schema_revision(engine) is not None:
@@ -207,11 +208,37 @@ def _licence(folder: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _remove(folder: Path, created: bool) -> None:
+def _discard_half_made(folder: Path) -> None:
+    """Remove the database that an interrupted init has left; HistoryError if it has been used."""
+    url = resolve_database(folder, _DATABASE)
+    if (folder / _DATABASE_FILES[0]).exists():
+        engine = database.connect(url)
+        try:
+            used = database.schema_revision(engine) is not None and _has_turns(engine)
+        finally:
+            engine.dispose()
+        if used:
+            raise HistoryError(
+                f"{folder} holds a database with turns, but no {CONFIG}; restore that file, or "
+                "choose another folder with --ledger"
+            )
+    _remove_database(folder)
+
+
+def _has_turns(engine: Engine) -> bool:
+    with database.reading(engine) as session:
+        return session.scalar(select(TurnRow.id).limit(1)) is not None
+
+
+def _remove(folder: Path, created: bool, embedded: bool) -> None:
     """Take back what an init that failed has made."""
     if created:
         shutil.rmtree(folder, ignore_errors=True)
-        return
-    for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+    elif embedded:
+        _remove_database(folder)
+
+
+def _remove_database(folder: Path) -> None:
+    for name in _DATABASE_FILES:
         with contextlib.suppress(OSError):
             (folder / name).unlink(missing_ok=True)

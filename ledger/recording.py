@@ -27,7 +27,6 @@ from ledger.orm import (
     UndoRow,
 )
 from ledger.workspace import Ledger
-from patches.canonical import canonical_json
 from patches.edit import Edit
 from patches.errors import HistoryError
 
@@ -129,7 +128,7 @@ def edit_values(edits: Sequence[RecordedEdit]) -> list[dict[str, Any]]:
     rows = []
     for position, recorded in enumerate(edits):
         edit = recorded.edit
-        probes = canonical_json(edit.probes()).decode()
+        probes = edit.probes_json()
         rows.append(
             {
                 "position": position,
@@ -186,6 +185,7 @@ def record_evaluation(
         chain.evaluation_content(
             row,
             turn=turn.hash,
+            scope_turn=None if scope_turn is None else scope_turn.hash,
             outcomes=[(digest, base, state) for (_, digest), (base, state) in pairs],
         )
     )

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger.chain import prompt_key
-from ledger.datasets import Row
+from ledger.datasets import Dataset, Row
 from ledger.orm import DatasetRow, EditRow, SkippedRow, TurnRow
 from ledger.recording import RecordedEdit
 from patches.edit import Edit
@@ -133,18 +133,20 @@ def _repeated(number: int, edit: Edit, seen: dict[bytes, int]) -> str | None:
 
 
 def rows_in_force(
-    session: Session, turn_ids: Sequence[int], dataset_sha256: str, rows: Sequence[Row]
+    session: Session, turn_ids: Sequence[int], dataset: Dataset, rows: Sequence[Row]
 ) -> dict[int, str | None]:
     """Implements `Known` on the database, for the turns in force.
 
-    A row is dealt with if one of these turns took or skipped it from a dataset of the same bytes;
-    a fact is in force if one has the same prompt (normalised) with the same target.
+    A row is dealt with if one of these turns took or skipped it from a dataset of the same bytes
+    that was read in the same way, wherever it lay; a fact is in force if one has the same prompt
+    (normalised) with the same target.
     """
     found: dict[int, str | None] = {}
+    same = _same_datasets(session, dataset)
     for start in range(0, len(rows), _LOOKUP):
         part = rows[start : start + _LOOKUP]
         found.update(_facts_in_force(session, set(turn_ids), part))
-        found.update(_rows_dealt_with(session, set(turn_ids), dataset_sha256, part))
+        found.update(_rows_dealt_with(session, set(turn_ids), same, part))
     return found
 
 
@@ -169,8 +171,15 @@ def _facts_in_force(
     }
 
 
+def _same_datasets(session: Session, dataset: Dataset) -> list[int]:
+    query = select(DatasetRow).where(
+        DatasetRow.sha256 == dataset.sha256, DatasetRow.layout == dataset.layout
+    )
+    return [row.id for row in session.scalars(query) if row.mapping == dataset.mapping]
+
+
 def _rows_dealt_with(
-    session: Session, in_force: set[int], dataset_sha256: str, rows: Sequence[Row]
+    session: Session, in_force: set[int], datasets: Sequence[int], rows: Sequence[Row]
 ) -> dict[int, str | None]:
     numbers = [row.number for row in rows]
     dealt: dict[int, str | None] = {}
@@ -178,9 +187,8 @@ def _rows_dealt_with(
         query = (
             select(table.turn_id, table.row)
             .join(TurnRow, TurnRow.id == table.turn_id)
-            .join(DatasetRow, DatasetRow.id == TurnRow.dataset_id)
             .where(
-                DatasetRow.sha256 == dataset_sha256,
+                TurnRow.dataset_id.in_(datasets),
                 TurnRow.first_row <= max(numbers),
                 TurnRow.last_row >= min(numbers),
                 table.row.in_(numbers),

@@ -9,7 +9,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ledger import chain, database
-from ledger.history import edit_of
 from ledger.orm import (
     BlobRow,
     DatasetRow,
@@ -24,7 +23,12 @@ from ledger.orm import (
 from ledger.progress import Progress, silent
 from ledger.workspace import Ledger
 from patches.checkpoint import fingerprint, tensor_digests
+from patches.edit import Edit
 from patches.errors import CheckpointError
+
+
+# As in the headers of the files; `patches.patch` writes them, and would bring torch along.
+_FORMATS = {"patch": "edit-ledger-patch", "editor-state": "edit-ledger-state"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,9 @@ def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: 
         parent = by_id[turn.parent_id] if turn.parent_id is not None else None
         if turn.number != (1 if parent is None else parent.number + 1):
             result.found(subject, "its number does not follow that of its parent")
-        skipped = session.scalars(select(SkippedRow).where(SkippedRow.turn_id == turn.id))
+        skipped = list(session.scalars(select(SkippedRow).where(SkippedRow.turn_id == turn.id)))
+        if len(skipped) != turn.skipped:
+            result.found(subject, f"has {len(skipped)} skipped rows, recorded were {turn.skipped}")
         content = chain.turn_content(
             turn,
             base=ledger.base.fingerprint,
@@ -113,10 +119,10 @@ def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: 
 def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verified) -> None:
     query = select(EditRow).where(EditRow.turn_id == turn.id).order_by(EditRow.position)
     digests = []
-    for edit in session.scalars(query.execution_options(yield_per=1000)):
-        digest = chain.edit_digest(edit_of(edit), edit.row, edit.probes)
-        key = chain.prompt_key(edit.prompt)
-        if digest != edit.digest or key != edit.prompt_key:
+    for place, edit in enumerate(session.scalars(query.execution_options(yield_per=1000))):
+        digest = chain.edit_digest(_texts(edit), edit.row, edit.probes)
+        found = (edit.position, digest, chain.prompt_key(edit.prompt))
+        if found != (place, edit.digest, edit.prompt_key):
             result.found(subject, f"edit {edit.position} ({edit.prompt!r}) has been altered")
         digests.append(digest)
         result.count("edits")
@@ -124,6 +130,13 @@ def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verifie
         result.found(subject, f"has {len(digests)} edits, recorded were {turn.edits}")
     elif chain.edits_digest(digests) != turn.edits_digest:
         result.found(subject, "its edits are not those that were recorded")
+
+
+def _texts(row: EditRow) -> Edit:
+    """The edit without its probes, which are hashed as they are stored and may be unreadable."""
+    return Edit(
+        prompt=row.prompt, target=row.target, subject=row.subject, old_target=row.old_target
+    )
 
 
 def _verify_refs(session: Session, result: Verified) -> None:
@@ -147,7 +160,11 @@ def _verify_evaluations(session: Session, result: Verified) -> None:
             .order_by(EditRow.turn_id, EditRow.position)
         )
         outcomes = [(digest, base, state) for digest, base, state in session.execute(query)]
-        content = chain.evaluation_content(evaluation, turn=turn.hash, outcomes=outcomes)
+        scope = evaluation.scope_turn_id
+        scope_turn = None if scope is None else session.get_one(TurnRow, scope).hash
+        content = chain.evaluation_content(
+            evaluation, turn=turn.hash, scope_turn=scope_turn, outcomes=outcomes
+        )
         if chain.content_hash(content) != evaluation.hash:
             result.found(
                 f"evaluation {evaluation.id} of turn {turn.number}", "its scores have been altered"
@@ -158,31 +175,40 @@ def _verify_evaluations(session: Session, result: Verified) -> None:
 def _verify_blobs(session: Session, ledger: Ledger, result: Verified, progress: Progress) -> None:
     blobs = list(session.scalars(select(BlobRow).order_by(BlobRow.digest)))
     users = _users(session)
+    for digest in sorted(set(users) - {blob.digest for blob in blobs}):
+        result.found(f"blob {digest[:12]}… of {_turns(users[digest])}", "its record is missing")
     for done, blob in enumerate(blobs, start=1):
         problem = ledger.store.problem(blob.digest)
         if problem is not None:
-            where = ", ".join(f"turn {n}" for n in users.get(blob.digest, ["?"]))
             result.found(
-                f"{blob.kind} {blob.digest[:12]}… of {where}",
+                f"{blob.kind} {blob.digest[:12]}… of {_turns(users.get(blob.digest, []))}",
                 f"{problem}: {ledger.store.path(blob.digest)}",
             )
-        elif blob.bytes != ledger.store.path(blob.digest).stat().st_size:
-            result.found(f"{blob.kind} {blob.digest[:12]}…", "its recorded size has been altered")
-        elif blob.kind == "patch":
-            _verify_patch_row(ledger, blob, result)
+        else:
+            _verify_blob_row(ledger, blob, result)
         result.count("patches" if blob.kind == "patch" else "editor states")
         progress("patches", done, len(blobs))
 
 
-def _verify_patch_row(ledger: Ledger, blob: BlobRow, result: Verified) -> None:
-    """The database's copy of the patch's header agrees with the file."""
-    with ledger.store.path(blob.digest).open("rb") as file:
+def _verify_blob_row(ledger: Ledger, blob: BlobRow, result: Verified) -> None:
+    """What the database says of a file agrees with the file."""
+    subject = f"{blob.kind} {blob.digest[:12]}…"
+    path = ledger.store.path(blob.digest)
+    with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         metadata = json.loads(file.read(size))["__metadata__"]
-    if json.loads(metadata["changes"]) != blob.changes:
-        result.found(f"patch {blob.digest[:12]}…", "its recorded description has been altered")
-    if metadata["base"] != ledger.base.fingerprint:
-        result.found(f"patch {blob.digest[:12]}…", "it was made for another base model")
+    if blob.bytes != path.stat().st_size:
+        result.found(subject, "its recorded size has been altered")
+    if metadata["format"] != _FORMATS[blob.kind]:
+        result.found(subject, "its recorded kind has been altered")
+    if json.loads(metadata.get("changes", "{}")) != blob.changes:
+        result.found(subject, "its recorded description has been altered")
+    if metadata.get("base", ledger.base.fingerprint) != ledger.base.fingerprint:
+        result.found(subject, "it was made for another base model")
+
+
+def _turns(numbers: Sequence[int]) -> str:
+    return ", ".join(f"turn {number}" for number in numbers) or "no turn"
 
 
 def _users(session: Session) -> dict[str, list[int]]:

@@ -72,7 +72,7 @@ class Moments:
 
 
 Statistics = dict[str, Moments]
-"""One accumulator per (d_in, d_out), shared by the modules of that shape; its key is ``d_inxd_out``."""
+"""One accumulator per (d_in, d_out), shared by the modules of that shape; key e.g. ``1536x576``."""
 
 
 def merged(earlier: Mapping[str, Moments], later: Mapping[str, Moments]) -> Statistics:
