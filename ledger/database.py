@@ -1,6 +1,7 @@
 """Connect to the ledger's database: SQLite by default, PostgreSQL for teams."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,8 +25,10 @@ def parse_url(address: str) -> URL:
     try:
         url = make_url(address)
     except ArgumentError as error:
+        # What cannot be parsed may hold a password all the same.
+        shown = re.sub(r":.*@", ":***@", address)
         raise DatabaseError(
-            f"not a database URL: {address!r}; write sqlite:///FILE or "
+            f"not a database URL: {shown!r}; write sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/NAME"
         ) from error
     if url.drivername == "postgresql":

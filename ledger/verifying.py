@@ -26,7 +26,6 @@ from patches.checkpoint import fingerprint, tensor_digests
 from patches.edit import Edit
 from patches.errors import CheckpointError
 
-
 # As in the headers of the files; `patches.patch` writes them, and would bring torch along.
 _FORMATS = {"patch": "edit-ledger-patch", "editor-state": "edit-ledger-state"}
 
@@ -72,11 +71,14 @@ class Verified:
 def verify(ledger: Ledger, *, progress: Progress = silent) -> Verified:
     """The chain of hashes, every blob's digest, and the base's fingerprint."""
     result = Verified()
-    with database.reading(ledger.engine) as session:
-        _verify_chain(session, ledger, result, progress)
-        _verify_refs(session, result)
-        _verify_evaluations(session, result)
-        _verify_blobs(session, ledger, result, progress)
+    try:
+        with database.reading(ledger.engine) as session:
+            _verify_chain(session, ledger, result, progress)
+            _verify_refs(session, result)
+            _verify_evaluations(session, result)
+            _verify_blobs(session, ledger, result, progress)
+    except ValueError as error:
+        result.found("database", f"a value in it is no JSON, or no time ({error})")
     _verify_base(ledger, result, progress)
     return result
 

@@ -20,6 +20,7 @@ from patches.checkpoint import open_checkpoint, tensor_digests
 from patches.errors import EditingError, HistoryError, SettingError
 from patches.patch import PatchFile, read_state
 from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
+from tests.tiny_models import build
 
 DOWN = "model.layers.2.mlp.down_proj"
 PHASES = {"capture", "solve", "store", "apply", "evaluate", "total"}
@@ -186,6 +187,17 @@ def test_a_shift_that_is_not_finite_fails_with_turn_and_rows_and_records_nothing
     assert contents(ledger) == before
     assert verify(ledger).problems == []
     assert [added.turn for added in add(ledger, source)] == [2, 3]
+
+
+def test_a_shift_that_overflows_the_model_s_dtype_fails_and_names_the_tensor(
+    source: str, tmp_path: Path
+) -> None:
+    half = build(tmp_path / "half", dtype=torch.float16)
+    with new_ledger(tmp_path / "halved", half) as ledger:
+        before = contents(ledger)
+        with pytest.raises(EditingError, match=rf"turn 1 \(rows 0 to 2 .*tensor {DOWN}.*rate"):
+            add(ledger, source, learning_rate=1e8)
+        assert contents(ledger) == before
 
 
 def test_a_turn_that_cannot_change_anything_fails_and_records_nothing(

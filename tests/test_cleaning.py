@@ -1,0 +1,110 @@
+"""Removing stray files from the patch store: never one that a turn needs, or may soon need."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ledger.cleaning import collect_garbage
+from ledger.editing import AddEdits, add_edits
+from ledger.rolling_back import rollback_turn
+from ledger.verifying import verify
+from ledger.workspace import Ledger
+from patches.errors import EditingError
+from tests.ledgers import add, blobs, facts, files, new_ledger, write_facts
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    return write_facts(tmp_path / "facts.json", facts(6))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, tiny_llama: Path, source: str) -> Iterator[Ledger]:
+    """Two turns, of which one is rolled back, and two stray files: of 2 and of 3 bytes."""
+    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
+        add(ledger, source, evaluate=False)
+        rollback_turn(ledger, 1)
+        stray = ledger.store.path(ledger.store.put(b"ab"))
+        partial = ledger.store.folder / ".writing-17-00ff"
+        partial.write_bytes(b"abc")
+        for path in (stray, partial):
+            make_old(path)
+        yield ledger
+
+
+def make_old(path: Path, days: float = 2) -> None:
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+
+
+def test_stray_and_partial_files_are_removed_and_every_turn_keeps_its_files(
+    ledger: Ledger,
+) -> None:
+    garbage = collect_garbage(ledger)
+    assert {path.name for path in garbage.files} == {
+        ledger.store.path(ledger.store.put(b"ab")).name,
+        ".writing-17-00ff",
+    }
+    assert (garbage.bytes, garbage.removed) == (5, True)
+    assert not list(ledger.store.folder.glob(".writing-*"))
+    assert set(blobs(ledger, "patch") + blobs(ledger, "editor-state")) < set(ledger.store.digests())
+    assert verify(ledger).problems == []
+
+
+def test_files_of_turns_that_are_rolled_back_stay_since_they_may_be_brought_back(
+    ledger: Ledger,
+) -> None:
+    for path in ledger.store.folder.rglob("*.safetensors"):
+        make_old(path, days=400)
+    collect_garbage(ledger, grace=0)
+    assert rollback_turn(ledger, 3).brought_back == [1]
+    assert verify(ledger).problems == []
+
+
+def test_a_dry_run_names_the_same_files_and_removes_none(ledger: Ledger) -> None:
+    before = files(ledger.store.folder)
+    planned = collect_garbage(ledger, dry_run=True)
+    assert files(ledger.store.folder) == before
+    done = collect_garbage(ledger)
+    assert (planned.files, planned.bytes) == (done.files, done.bytes)
+    assert (planned.removed, done.removed) == (False, True)
+    told = planned.to_json()
+    assert told == json.loads(json.dumps(told))
+    assert set(told) == {"files", "bytes", "removed"}
+    assert collect_garbage(ledger).files == []
+
+
+def test_young_files_stay_since_a_running_turn_may_be_about_to_record_them(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    collect_garbage(ledger)
+    young = ledger.store.path(ledger.store.put(b"young"))
+    partial = ledger.store.folder / ".writing-18-00ff"
+    partial.write_bytes(b"abc")
+    make_old(young, days=0.9)
+    assert collect_garbage(ledger).files == []
+    assert collect_garbage(ledger, grace=3600).files == [young]
+    assert partial.exists()
+    rows = write_facts(tmp_path / "more.json", facts(4, start=10))
+    turns = add_edits(ledger, AddEdits(source=rows, turn_size=2)).turns
+    next(turns)
+    collect_garbage(ledger)
+    next(turns)
+    assert verify(ledger).problems == []
+
+
+def test_what_a_failed_turn_left_is_garbage(ledger: Ledger, source: str) -> None:
+    collect_garbage(ledger)
+    before = set(ledger.store.digests())
+    with pytest.raises(EditingError):
+        add(ledger, source, learning_rate=1e38)
+    left = set(ledger.store.digests()) - before
+    removed = collect_garbage(ledger, grace=-1).files
+    assert {path.name.removesuffix(".safetensors") for path in removed} == left
+    assert verify(ledger).problems == []
