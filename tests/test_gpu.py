@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from ledger import AddEdits, add_edits, apply_to_folder, apply_to_model, init, log, rollback_turn
+from ledger.models import load_model
 from patches.canonical import sha256
 from patches.dtypes import tensor_bytes
 
@@ -33,7 +33,7 @@ def test_edits_made_on_a_gpu_are_applied_bit_for_bit_on_both_devices(
     rollback_turn(ledger, 2)
     written = apply_to_folder(ledger, tmp_path / "patched")
     for device in ("cuda", "cpu"):
-        model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype="auto").to(device)
+        model = load_model(tiny_llama, dtype=None, device=device)
         applied = apply_to_model(ledger, model)
         assert applied.tensors == written.tensors
         for name, digest in applied.tensors.items():
