@@ -63,6 +63,9 @@ def _turn(
         return None
     if content.get("hash") != history.state_hash(turns, number):
         result.found(subject, f"its hash is not that of turn {number}")
+    if number < len(turns):
+        what = f"was written at turn {number}, the ledger is at {len(turns)}: ledger apply --to it"
+        result.notes.append(Problem(subject=str(folder), what=what))
     recorded = dict(turns[number - 1].row.tensors) if number else {}
     return number, history.edits_in_force(turns, number), recorded
 
