@@ -5,16 +5,24 @@ from pathlib import Path
 
 import click
 
-from cli.options import device_option, dtype_option, json_option, ledger_option, opened, print_json
-from cli.rendering import print_scores, size
+from cli.options import (
+    device_option,
+    dtype_option,
+    json_option,
+    ledger_option,
+    opened,
+    print_json,
+    seed_option,
+)
+from cli.rendering import counted, plain, print_scores, size
 from cli.watching import watching
 
 
-@click.command()
+@click.command(short_help="Score a state beside the un-edited base.")
 @click.option("--at", type=click.IntRange(min=1), help="The state after this turn (default: now).")
 @click.option("--turn", type=click.IntRange(min=1), help="Only the edits of this turn.")
 @click.option("--edits", "per_edit", is_flag=True, help="With --json: the outcome of every edit.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @device_option
 @dtype_option
 @ledger_option
@@ -55,7 +63,7 @@ def evaluate(
     print_scores(done.base, done.state, done.n)
 
 
-@click.command()
+@click.command(short_help="Is everything as recorded: history, patches, base, models?")
 @click.option(
     "--model",
     metavar="DIR",
@@ -85,17 +93,17 @@ def verify(model: Path | None, ledger_dir: Path | None, as_json: bool) -> None:
         print_json(found.to_json())
     else:
         for note in problems_text(found.notes):
-            click.echo(f"note: {note}")
+            click.echo(f"note: {plain(note)}")
         for problem in problems_text(found.problems):
-            click.echo(f"WRONG {problem}")
-        checked = ", ".join(f"{count:,} {what}" for what, count in found.checked.items())
-        verdict = "all as recorded" if found.ok else f"{len(found.problems)} problems"
+            click.echo(f"WRONG {plain(problem)}")
+        checked = ", ".join(counted(count, what) for what, count in found.checked.items())
+        verdict = "all as recorded" if found.ok else counted(len(found.problems), "problems")
         click.echo(f"{checked}: {verdict}")
     if not found.ok:
         sys.exit(1)
 
 
-@click.command()
+@click.command(short_help="Remove files of the patch store that no turn needs.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @ledger_option
 @json_option

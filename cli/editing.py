@@ -15,8 +15,9 @@ from cli.options import (
     opened,
     pairs,
     print_json,
+    seed_option,
 )
-from cli.rendering import numbers, score, size
+from cli.rendering import counted, plain, score, size, turns
 from cli.watching import watching
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
     return parse_mapping(text) if text else {}
 
 
-@click.command("add-edits")
+@click.command("add-edits", short_help="Edit the model with the facts in a file.")
 @click.argument("source")
 @click.option("--turn-size", default=100, show_default=True, help="Edits per turn.")
 @click.option("--method", default="ultraedit", show_default=True, help="Editing method.")
@@ -60,7 +61,7 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option("--limit", type=int, help="Rows to read at the most.")
 @click.option("--offset", default=0, help="Rows to leave out at the start.")
 @click.option("--licence", help="Licence of the dataset, to be recorded.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @device_option
 @dtype_option
 @click.option("--no-evaluate", is_flag=True, help="Leave out the scores of each turn (faster).")
@@ -119,7 +120,7 @@ def _print_plan(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
         f"SHA-256 {plan.dataset.sha256}"
     )
     click.echo(
-        f"would record {sum(plan.turns)} edits in {len(plan.turns)} turns"
+        f"would record {counted(sum(plan.turns), 'edits')} in {counted(len(plan.turns), 'turns')}"
         + (f" of up to {max(plan.turns)}" if plan.turns else "")
     )
     _print_rows(plan.skipped, plan.known)
@@ -145,7 +146,7 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
     edits = sum(added.edits for added in done)
     if done:
         click.echo(
-            f"{edits} edits recorded in turns {numbers([added.turn for added in done])}; "
+            f"{counted(edits, 'edits')} recorded in {turns([added.turn for added in done])}; "
             "write the model with: ledger apply --to DIR"
         )
     else:
@@ -154,10 +155,11 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
 
 def _print_start(run: "Run") -> None:
     settings = {k: v for k, v in run.hyperparameters.items() if k != "modules"}
-    modules = run.hyperparameters.get("modules", [])
+    modules: list[str] = run.hyperparameters.get("modules", [])
+    span = modules[0] if len(modules) == 1 else f"{modules[0]} … {modules[-1]}"
     click.echo(
         f"{run.dataset.layout} rows of {run.dataset.uri}\n"
-        f"editing {len(modules)} modules ({modules[0]} … {modules[-1]}) with "
+        f"editing {counted(len(modules), 'modules')} ({span}) with "
         + ", ".join(f"{key} {value}" for key, value in settings.items())
     )
     for note in run.notes:
@@ -165,9 +167,9 @@ def _print_start(run: "Run") -> None:
 
 
 def _turn_line(added: "Added") -> str:
-    line = f"turn {added.turn}: {added.edits} edits"
+    line = f"turn {added.turn}: {counted(added.edits, 'edits')}"
     if added.skipped:
-        line += f", {len(added.skipped)} rows skipped"
+        line += f", {counted(len(added.skipped), 'rows')} skipped"
     if added.scores:
         base, state = added.scores["base"], added.scores["state"]
         line += (
@@ -181,7 +183,7 @@ def _turn_line(added: "Added") -> str:
 
 def _print_rows(skipped: list[tuple[int, str]], known: int) -> None:
     for row, reason in skipped[:_SHOWN]:
-        click.echo(f"skipped row {row}: {reason}")
+        click.echo(f"skipped row {row}: {plain(reason)}")
     if len(skipped) > _SHOWN:
         click.echo(f"… and {len(skipped) - _SHOWN} more rows skipped (all of them with --json)")
     if known:

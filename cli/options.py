@@ -23,6 +23,10 @@ message_option = click.option("-m", "--message", default="", help="Why; kept wit
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …, or auto."
 )
+# What fits into the database, and into the generators of random numbers.
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True
+)
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float16", "float32"]),
@@ -31,8 +35,8 @@ dtype_option = click.option(
 
 
 def opened(ledger_dir: Path | None) -> Ledger:
-    """The ledger that the options name."""
-    return open_ledger(ledger_dir)
+    """The ledger that the options name; it is closed when the command ends."""
+    return click.get_current_context().with_resource(open_ledger(ledger_dir))
 
 
 def print_json(content: object) -> None:

@@ -6,10 +6,21 @@ from typing import Any
 import click
 
 from cli.options import json_option, ledger_option, opened, print_json
-from cli.rendering import numbers, print_facts, print_scores, print_table, score, short, size
+from cli.rendering import (
+    counted,
+    numbers,
+    plain,
+    print_facts,
+    print_scores,
+    print_table,
+    score,
+    short,
+    size,
+    turns,
+)
 
 
-@click.command()
+@click.command(short_help="The turns, oldest first, and what is in force.")
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N turns.")
 @ledger_option
 @json_option
@@ -21,8 +32,8 @@ def log(last: int | None, ledger_dir: Path | None, as_json: bool) -> None:
     """
     from ledger.reporting import log as read_log
 
-    turns = read_log(opened(ledger_dir))
-    chosen = [turn.to_json() for turn in (turns[-last:] if last else turns)]
+    found = read_log(opened(ledger_dir))
+    chosen = [turn.to_json() for turn in (found[-last:] if last else found)]
     if as_json:
         print_json(chosen)
         return
@@ -67,9 +78,16 @@ def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-@click.command()
+@click.command(short_help="One turn in full: data, settings, scores, edits.")
 @click.argument("turn", type=click.IntRange(min=1))
-@click.option("--edits", "count", default=10, show_default=True, help="Edits to list.")
+@click.option(
+    "--edits",
+    "count",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Edits to list.",
+)
 @ledger_option
 @json_option
 def show(turn: int, count: int, ledger_dir: Path | None, as_json: bool) -> None:
@@ -90,7 +108,7 @@ def show(turn: int, count: int, ledger_dir: Path | None, as_json: bool) -> None:
         scores = details["scores"]
         print_scores(scores["base"], scores["state"], scores["n"])
     for skip in details["skipped_rows"]:
-        click.echo(f"skipped row {skip['row']}: {skip['reason']}")
+        click.echo(f"skipped row {skip['row']}: {plain(skip['reason'])}")
     if details["edit_list"]:
         click.echo()
         _print_edits(details["edit_list"], count)
@@ -110,7 +128,7 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
         ("message", details["message"] or "-"),
     ]
     if details["undoes"]:
-        facts.append(("undoes", f"turn {numbers(details['undoes'])}"))
+        facts.append(("undoes", turns(details["undoes"])))
     if dataset:
         first, last = details["rows"]
         facts.append(("dataset", f"{dataset['uri']} ({dataset['layout']}, {dataset['format']})"))
@@ -163,7 +181,7 @@ def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
         click.echo(f"… and {len(edits) - count} more (--edits {len(edits)})")
 
 
-@click.command()
+@click.command(short_help="Where the ledger stands: base, branch, newest scores.")
 @ledger_option
 @json_option
 def status(ledger_dir: Path | None, as_json: bool) -> None:
@@ -178,7 +196,7 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    turns = found["turns"]
+    kinds = found["turns"]
     print_facts(
         [
             ("ledger", found["ledger"]),
@@ -189,10 +207,10 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
             ("branch", f"{found['branch']} at turn {found['turn']} ({found['hash'][:12]})"),
             (
                 "in force",
-                f"{found['edits_in_force']} edits of {found['edits_recorded']} recorded; "
-                f"turns {numbers(found['in_force'])}",
+                f"{found['edits_in_force']} of {counted(found['edits_recorded'], 'edits')} recorded"
+                + (f"; {turns(found['in_force'])}" if found["in_force"] else ""),
             ),
-            ("turns", f"{turns['edit']} of edits, {turns['rollback']} rollbacks"),
+            ("turns", f"{kinds['edit']} of edits, {counted(kinds['rollback'], 'rollbacks')}"),
         ]
     )
     if found["scores"]:

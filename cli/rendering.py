@@ -1,13 +1,20 @@
-"""Tables and figures for people."""
+"""Tables and figures for people.
 
+What is printed may come from a dataset of unknown origin: whatever a terminal could take for a
+command is shown as an escape sequence in letters.
+"""
+
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import click
+from rich.cells import cell_len, set_cell_size
 
-_PIPED_WIDTH = 160
+_GAP = "  "
+_NARROWEST = 8
 _METRICS = {
     "edit_success": "edit success",
     "generalization": "generalisation",
@@ -22,26 +29,41 @@ def print_table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "", text: str = ""
 ) -> None:
     """A table without lines. Headings, separated by ``|``: `right` of the columns to align to the
-    right, `text` of those that may be shortened to fit the terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(
-            heading,
-            justify="right" if heading in right.split("|") else "left",
-            overflow="ellipsis",
-            no_wrap=True,
-            min_width=None if heading in text.split("|") else _width(heading, headings, rows),
-        )
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    _console().print(table)
+    right, `text` of the one that may be shortened to fit the terminal.
+
+    What is piped or kept in a file is not cut.
+    """
+    cells = [headings, *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    if text and sys.stdout.isatty():
+        at = headings.index(text)
+        others = sum(widths) - widths[at] + len(_GAP) * (len(widths) - 1)
+        room = shutil.get_terminal_size().columns - others
+        widths[at] = max(min(widths[at], room), _NARROWEST)
+    flush = [heading in right.split("|") for heading in headings]
+    for number, row in enumerate(cells):
+        line = _GAP.join(map(_fit, row, widths, flush)).rstrip()
+        echo(line if number else click.style(line, bold=True))
+
+
+def _fit(cell: str, width: int, right: bool) -> str:
+    """The cell, exactly `width` columns wide."""
+    missing = width - cell_len(cell)
+    if missing < 0:
+        return set_cell_size(cell, width - 1) + "…"
+    return " " * missing + cell if right else cell + " " * missing
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Names and values, one a line."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        _console().print(f"[bold]{name:<{width}}[/]  {escape(value)}", soft_wrap=True)
+        echo(f"{click.style(f'{name:<{width}}', bold=True)}  {plain(value)}")
+
+
+def echo(line: str) -> None:
+    """Print a line; without styles where the output is no terminal, or NO_COLOR is set."""
+    click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def print_scores(base: dict[str, Any], state: dict[str, Any], n: int) -> None:
@@ -52,6 +74,13 @@ def print_scores(base: dict[str, Any], state: dict[str, Any], n: int) -> None:
         if state.get(key) is not None
     ]
     print_table((f"{n} edits", "base", "edited"), rows, right="base|edited")
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things, whose name is given in the plural."""
+    if count == 1:
+        what = what.removesuffix("es") if what.endswith("ches") else what.removesuffix("s")
+    return f"{count:,} {what}"
 
 
 def score(value: float | None) -> str:
@@ -75,6 +104,13 @@ def short(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def plain(text: str) -> str:
+    """`text` on one line; characters that do not print, as line breaks, as escape sequences."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def numbers(values: Sequence[int]) -> str:
     """Turn numbers as ranges: 1-4, 6."""
     spans: list[list[int]] = []
@@ -86,14 +122,6 @@ def numbers(values: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans) or "none"
 
 
-def _width(heading: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    at = list(headings).index(heading)
-    return max(len(heading), *(len(row[at]) for row in rows), 0)
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # What is piped or kept in a file is not cut to the width of a terminal that is not there.
-        console.width = _PIPED_WIDTH
-    return console
+def turns(values: Sequence[int]) -> str:
+    """The same with the word before them."""
+    return f"{'turn' if len(values) == 1 else 'turns'} {numbers(values)}"

@@ -9,7 +9,7 @@ from cli.rendering import print_facts, size
 from cli.watching import watching
 
 
-@click.command()
+@click.command(short_help="Create a ledger for a base model.")
 @click.option(
     "--model", required=True, metavar="PATH_OR_ID", help="Folder, or Hub id with @revision."
 )
@@ -62,9 +62,13 @@ def init(
     )
 
 
-@click.group()
+@click.group(short_help="The database: its schema, and upgrading it.")
 def db() -> None:
-    """The ledger's database: its schema revision, and bringing it up to date."""
+    """The ledger's database: its schema revision, and bringing it up to date.
+
+    \b
+    Example: ledger db current
+    """
 
 
 @db.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import json_option, ledger_option, message_option, opened, print_json
-from cli.rendering import numbers, size
+from cli.rendering import numbers, size, turns
 from cli.watching import watching
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ link_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Write the edited model as a checkpoint.")
 @click.option(
     "--to",
     required=True,
@@ -59,9 +59,9 @@ def _write(ledger: "Ledger", to: Path, *, at: int | None, link: bool, as_json: b
 
 
 def _print_applied(applied: "Applied") -> None:
+    what = f"{turns(applied.in_force)} in force" if applied.in_force else "nothing in force"
     click.echo(
-        f"{applied.folder}: the model at turn {applied.turn}, with turns "
-        f"{numbers(applied.in_force)} in force ({applied.hash[:12]})"
+        f"{applied.folder}: the model at turn {applied.turn}, with {what} ({applied.hash[:12]})"
     )
     click.echo(
         f"{len(applied.tensors)} tensors patched ({size(applied.bytes_written)} written), "
@@ -73,9 +73,14 @@ def _print_applied(applied: "Applied") -> None:
         click.echo(f"left out {name}: the same weights in another format, un-edited")
 
 
-@click.group()
+@click.group(short_help="Undo a turn, or go back to one.")
 def rollback() -> None:
-    """Undo a turn, or go back to one; recorded as a turn of its own, so it can be undone too."""
+    """Undo a turn, or go back to one; recorded as a turn of its own, so it can be undone too.
+
+    \b
+    Example: ledger rollback turn 3
+             ledger rollback to 5 --to ./patched
+    """
 
 
 to_option = click.option(
@@ -147,9 +152,9 @@ def _roll_back(
         content["applied"] = None if applied is None else applied.to_json()
         print_json(content)
         return
-    line = f"turn {done.turn} rolls back turn {numbers(done.undoes)}"
+    line = f"turn {done.turn} rolls back {turns(done.undoes)}"
     if done.brought_back:
-        line += f", which brings back turn {numbers(done.brought_back)}"
+        line += f", which brings back {turns(done.brought_back)}"
     click.echo(f"{line}; in force: {numbers(done.in_force)}")
     if applied is not None:
         _print_applied(applied)

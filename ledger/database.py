@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, create_engine, event, insert, inspect, text
@@ -204,5 +205,5 @@ def bulk_insert(session: Session, table: type[Table], rows: Sequence[Mapping[str
     if order is None:
         connection.exec_driver_sql(str(compiled), rows)
     else:
-        values = [tuple(map(row.__getitem__, order)) for row in rows]
-        connection.exec_driver_sql(str(compiled), values)
+        # Every table has several columns, so that the getter gives tuples.
+        connection.exec_driver_sql(str(compiled), list(map(itemgetter(*order), rows)))

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from patches.checkpoint import Checkpoint
 from patches.errors import ModelError
@@ -36,6 +35,9 @@ def _is_linear(module: nn.Module) -> bool:
 
 def is_conv1d(module: nn.Module) -> bool:
     """GPT-2's linear layer, whose weight is stored transposed, (d_in, d_out)."""
+    # Here and not above: writing a checkpoint needs no transformers, which take a second to load.
+    from transformers.pytorch_utils import Conv1D
+
     return isinstance(module, Conv1D)
 
 

@@ -1,0 +1,1 @@
+"""Measurements of speed and size, each beside a plain way of doing the same: `make bench`."""

@@ -1,0 +1,88 @@
+"""Run all benchmarks and print one table, or JSON.
+
+    python -m tests.benchmarks [--json] [--only NAME]
+
+Needs the demo's model: LEDGER_TEST_MODEL, or .demo/smollm2 (`make model`). Threads are those of
+OMP_NUM_THREADS. The exit status is 1 if a promise is not kept.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from tests.benchmarks import editing, history, machine, recording, states
+from tests.benchmarks.measurement import Measurement
+
+_NAMES = ("editing", "recording", "history")
+_WIDTH = 150
+
+
+def _measure(name: str, model: Path, scratch: Path) -> list[Measurement]:
+    """The figures of one group; `scratch` is its own folder."""
+    scratch.mkdir()
+    if name == "recording":
+        return recording.measure(scratch)
+    if name == "history":
+        return history.measure(scratch)
+    edited, folder = editing.measure(model, scratch)
+    return [*edited, *states.measure(model, folder, scratch)]
+
+
+def _print_table(figures: list[Measurement]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    for name, value in machine.describe().items():
+        console.print(f"{name:<13}{value}", markup=False)
+    table = Table("what", box=None, pad_edge=False)
+    table.add_column("measured", justify="right")
+    table.add_column("beside it", justify="right")
+    table.add_column("ratio", justify="right")
+    table.add_column("which is")
+    for figure in figures:
+        table.add_row(
+            figure.what,
+            _number(figure.value, figure.unit),
+            "" if figure.other is None else _number(figure.other, figure.unit),
+            "" if figure.ratio is None else f"{figure.ratio:.2f}",
+            figure.beside + ("" if figure.limit is None else f" (at least {figure.limit:.2f})"),
+        )
+    console.print(table)
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--only", choices=_NAMES, action="append")
+    options = parser.parse_args(arguments)
+    model = Path(os.environ.get("LEDGER_TEST_MODEL") or ".demo/smollm2").resolve()
+    if not (model / "model.safetensors").is_file():
+        print(f"error: no model in {model}; run: make model", file=sys.stderr)
+        return 1
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # as transformers ships it
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # likewise
+    figures: list[Measurement] = []
+    with tempfile.TemporaryDirectory(prefix="ledger-benchmarks-") as scratch:
+        for name in options.only or _NAMES:
+            print(f"measuring {name} …", file=sys.stderr, flush=True)
+            figures += _measure(name, model, Path(scratch) / name)
+    if options.as_json:
+        content = {"machine": machine.describe(), "figures": [f.to_json() for f in figures]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        _print_table(figures)
+    return 0 if all(figure.kept for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
