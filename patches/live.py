@@ -99,13 +99,6 @@ class LiveModel:
             for name in self._transposed:
                 self._write(name)
 
-    def changes(self) -> dict[str, float]:
-        """Per patched tensor, the Frobenius norm of its change relative to that of the base."""
-        return {
-            name: (total.norm() / base_tensor(self.checkpoint, name).double().norm()).item()
-            for name, total in self._totals.items()
-        }
-
     def _check_fit(self, patches: Sequence[PatchFile]) -> None:
         """Before any weight is touched: the model has what `patches` change, in that shape."""
         for patch in patches:
