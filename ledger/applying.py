@@ -54,6 +54,7 @@ class Applied:
 
 @dataclass(frozen=True, kw_only=True)
 class _State:
+    turns: list[history.Turn]
     turn: int
     hash: str
     in_force: list[history.Turn]
@@ -121,15 +122,13 @@ def apply_to_model(ledger: Ledger, model: "nn.Module", *, at: int | None = None)
     """Bring a model in memory, on any device, to the state after turn `at` (default: the head).
 
     Its patched weights are rebuilt from the base's bytes, whatever they were; weights that some
-    other state of this ledger had patched go back to the base. The recorded digests are checked
-    when the model has the checkpoint's dtype.
+    other state of this ledger had patched go back to the base. The recorded digests are checked in
+    the checkpoint's dtype, whatever the model's.
     """
     state = _state(ledger, at)
     patches = open_patches(ledger, state.in_force)
-    with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
     others = {
-        name for turn in turns if turn.patch is not None for name in turn.patch.changes
+        name for turn in state.turns if turn.patch is not None for name in turn.patch.changes
     } - set(state.recorded)
     live = LiveModel(model, ledger.checkpoint)
     live.reset(sorted(others))
@@ -197,6 +196,7 @@ def _state(ledger: Ledger, at: int | None) -> _State:
     in_force = history.edits_in_force(turns, at)
     number = len(turns) if at is None else at
     return _State(
+        turns=turns,
         turn=number,
         hash=history.state_hash(turns, at),
         in_force=in_force,

@@ -1,14 +1,15 @@
 """Add edits: one turn per batch of rows, each solved, scored and recorded as a whole."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sqlalchemy.orm import Session
 
 from ledger import database, environment, history
-from ledger.datasets import Dataset, open_dataset, read_rows
+from ledger.datasets import Dataset, Row, open_dataset, read_rows
 from ledger.evaluating import measure
 from ledger.models import load_tokenizer
 from ledger.progress import Progress, silent
@@ -127,7 +128,9 @@ def plan_edits(ledger: Ledger, options: AddEdits) -> Plan:
     folder = ledger.checkpoint.folder
     longest = context_length(AutoConfig.from_pretrained(folder, local_files_only=True))
     tokenizer = load_tokenizer(folder)
-    found = list(_batches(ledger, options, dataset, tokenizer, longest, counts))
+    with database.reading(ledger.engine) as session:
+        in_force = history.edits_in_force(history.turns(session, ledger.branch))
+    found = list(_batches(ledger, in_force, options, dataset, tokenizer, longest, counts))
     return Plan(
         dataset=dataset,
         turns=[len(batch.edits) for batch in found],
@@ -179,7 +182,7 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
         parent_patch=in_force[-1].row.patch_digest if in_force else None,
     )
     longest = context_length(live.model.config)
-    found = _batches(ledger, options, dataset, tokenizer, longest, counts)
+    found = _batches(ledger, in_force, options, dataset, tokenizer, longest, counts)
     return Run(
         dataset=dataset,
         hyperparameters=hyperparameters,
@@ -315,17 +318,16 @@ class _Work:
 
 def _batches(
     ledger: Ledger,
+    in_force: Sequence[history.Turn],
     options: AddEdits,
     dataset: Dataset,
     tokenizer: Any,
     longest: int | None,
     counts: Selection,
 ) -> Iterator[Batch]:
-    with database.reading(ledger.engine) as session:
-        in_force = history.edits_in_force(history.turns(session, ledger.branch))
     ids = [turn.row.id for turn in in_force]
 
-    def known(rows: Any) -> dict[int, str | None]:
+    def known(rows: Sequence[Row]) -> dict[int, str | None]:
         with database.reading(ledger.engine) as session:
             return rows_in_force(session, ids, dataset, rows)
 
@@ -339,7 +341,7 @@ def _batches(
     )
 
 
-def _earlier_run(session: Any, turns: list[history.Turn], dataset: Dataset) -> history.Turn:
+def _earlier_run(session: Session, turns: list[history.Turn], dataset: Dataset) -> history.Turn:
     """The last edit turn from this dataset."""
     for turn in reversed(turns):
         source = history.dataset_of(session, turn.row)

@@ -66,7 +66,7 @@ def load_model(folder: Path, *, dtype: str | None, device: str) -> "nn.Module":
 
     wanted: torch.dtype | str = "auto" if dtype is None else parse_dtype(dtype)
     target = parse_device(device)
-    _quieten()
+    quieten()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=wanted, local_files_only=True, trust_remote_code=False
@@ -84,7 +84,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The tokenizer beside the model."""
     from transformers import AutoTokenizer
 
-    _quieten()
+    quieten()
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -123,7 +123,7 @@ def parse_device(name: str) -> "torch.device":
     return device
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep transformers' progress bars and notes out of our output."""
     from transformers.utils import logging
 

@@ -7,7 +7,6 @@ all of them give the same bytes.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -97,8 +96,3 @@ def patched_bytes(
         name: partial(build, name, transposed)
         for name, transposed in tensors_changed(patches).items()
     }
-
-
-def open_patches(paths: Sequence[Path]) -> list[PatchFile]:
-    """The patch files at `paths`, in that order."""
-    return [PatchFile(path) for path in paths]

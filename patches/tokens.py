@@ -4,7 +4,7 @@ A prompt is tokenised with the tokenizer's special tokens; its answer follows as
 without them. The last token of the answer is only ever a label, so it is not fed to the model.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,3 @@ def context_length(config: Any) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
-
-
-def lengths(encoded: Iterable[Encoded]) -> list[int]:
-    """Tokens of prompt and answer together, per sequence."""
-    return [len(item.ids) + 1 for item in encoded]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from psycopg import sql
 from sqlalchemy import Engine
-from transformers.utils import logging
 
 from ledger import database
+from ledger.models import quieten
 from tests import tiny_models
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 # Tests run beside others on small machines; results must not depend on the number of threads.
 torch.set_num_threads(1)
-logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers' own
-logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+quieten()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from patches import application
-from patches.application import base_tensor, open_patches, patched, patched_bytes, total_change
+from patches.application import base_tensor, patched, patched_bytes, total_change
 from patches.canonical import sha256
 from patches.checkpoint import Checkpoint, open_checkpoint
 from patches.checkpoint_writer import write_checkpoint
@@ -262,8 +262,3 @@ def _relength(before: bytes, after: bytes) -> bytes:
     """A safetensors file whose header has become longer or shorter."""
     length = int.from_bytes(before[:8], "little") + len(after) - len(before[8:])
     return length.to_bytes(8, "little") + after
-
-
-def test_open_patches_keeps_the_order(patches: list[PatchFile]) -> None:
-    opened = open_patches([patch.path for patch in reversed(patches)])
-    assert [patch.header.turn for patch in opened] == list(range(COUNT))[::-1]

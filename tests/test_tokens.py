@@ -12,7 +12,6 @@ from patches.tokens import (
     batches,
     context_length,
     encode,
-    lengths,
     pad,
 )
 from tests.tiny_models import tokenizer
@@ -110,12 +109,6 @@ def test_a_batch_moves_as_a_whole() -> None:
     moved = pad([Encoded(ids=(4,), answer=(5,))]).to("meta")
     devices = {moved.input_ids.device, moved.attention_mask.device, moved.labels.device}
     assert devices == {torch.device("meta")}
-
-
-def test_lengths_count_prompt_and_answer() -> None:
-    encoded = encode(tokenizer(bos=False), ["It is", "It is"], ["a", "Michel Rocard"])
-    full = tokenizer(bos=False)(["It is a", "It is Michel Rocard"])["input_ids"]
-    assert lengths(encoded) == [len(ids) for ids in full]
 
 
 @pytest.mark.parametrize(

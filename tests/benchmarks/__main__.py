@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging
 
+from ledger.models import quieten
 from tests.benchmarks import editing, history, machine, recording, states
 from tests.benchmarks.measurement import Measurement
 
@@ -69,8 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not (model / "model.safetensors").is_file():
         print(f"error: no model in {model}; run: make model", file=sys.stderr)
         return 1
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # as transformers ships it
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # likewise
+    quieten()
     figures: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="ledger-benchmarks-") as scratch:
         for name in options.only or _NAMES:
