@@ -17,7 +17,7 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import counted, plain, score, size, turns
+from cli.rendering import counted, plain, score, settings, size, turns
 from cli.watching import watching
 
 if TYPE_CHECKING:
@@ -35,21 +35,35 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
 
 @click.command("add-edits", short_help="Edit the model with the facts in a file.")
 @click.argument("source")
-@click.option("--turn-size", default=100, show_default=True, help="Edits per turn.")
-@click.option("--method", default="ultraedit", show_default=True, help="Editing method.")
+@click.option("--turn-size", type=int, help="Edits per turn (default: ultraedit 100, wise 10).")
+@click.option(
+    "--method",
+    default="ultraedit",
+    show_default=True,
+    help="Editing method: ultraedit shifts weights, wise trains a side memory per turn.",
+)
 @click.option(
     "--modules",
     multiple=True,
     metavar="PATTERN",
-    help="Modules to edit: names, or patterns like '*layers.{20..27}.mlp.down_proj'; repeatable.",
+    help="Modules to edit: names, or patterns like '*layers.{20..27}.mlp.down_proj'; repeatable. "
+    "wise takes one.",
 )
 @click.option(
     "--set",
-    "settings",
+    "assignments",
     multiple=True,
     metavar="KEY=VALUE",
     callback=pairs,
-    help="A hyperparameter, e.g. learning_rate=3e-4, batch_size=10, variance=welford; repeatable.",
+    help="A hyperparameter, e.g. learning_rate=3e-4, batch_size=10, variance=welford; of wise "
+    "iterations=25, templates=1, mask_ratio=0.2, batch=1; repeatable.",
+)
+@click.option(
+    "--locality",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="For wise: sentences, one a line, that must stay outside of the side memory, for rows "
+    "without locality prompts of their own.",
 )
 @click.option(
     "--map",
@@ -72,7 +86,7 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
 @json_option
 def add_edits(
     source: str,
-    settings: Mapping[str, str],
+    assignments: Mapping[str, str],
     mapping: dict[str, str],
     no_evaluate: bool,
     dry_run: bool,
@@ -90,13 +104,14 @@ def add_edits(
 
     \b
     Example: ledger add-edits facts.json --turn-size 100 -m "Corrections of October"
+             ledger add-edits facts.json --method wise
              ledger add-edits qa.csv --map prompt=question,target=answer --dry-run
     """
     from ledger.editing import AddEdits
 
     chosen = AddEdits(
         source=source,
-        settings=dict(settings),
+        settings=dict(assignments),
         mapping=mapping,
         evaluate=not no_evaluate,
         **options,
@@ -138,6 +153,8 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
             done.append(added)
             if not as_json:
                 click.echo(_turn_line(added))
+                for note in added.notes:
+                    click.echo(f"note: {plain(note)}")
     if as_json:
         print_json(_run_json(run, done))
         return
@@ -154,13 +171,11 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
 
 
 def _print_start(run: "Run") -> None:
-    settings = {k: v for k, v in run.hyperparameters.items() if k != "modules"}
     modules: list[str] = run.hyperparameters.get("modules", [])
     span = modules[0] if len(modules) == 1 else f"{modules[0]} … {modules[-1]}"
     click.echo(
         f"{run.dataset.layout} rows of {run.dataset.uri}\n"
-        f"editing {counted(len(modules), 'modules')} ({span}) with "
-        + ", ".join(f"{key} {value}" for key, value in settings.items())
+        f"editing {counted(len(modules), 'modules')} ({span}) with {settings(run.hyperparameters)}"
     )
     for note in run.notes:
         click.echo(f"note: {note}")
@@ -177,6 +192,8 @@ def _turn_line(added: "Added") -> str:
             f", generalisation {score(base['generalization'])} → {score(state['generalization'])}"
             f", stability {score(state['stability'])}"
         )
+        if state["generated_match"] is not None:
+            line += f", generated {score(state['generated_match'])}"
     rate = added.edits / added.seconds["total"]
     return f"{line}, patch {size(added.patch_bytes)}, {rate:.1f} edits/s"
 

@@ -18,6 +18,8 @@ _COMMANDS = {
     "status": ("cli.reading", "status"),
     "apply": ("cli.states", "apply"),
     "rollback": ("cli.states", "rollback"),
+    "merge-shards": ("cli.memories", "merge_shards"),
+    "route": ("cli.memories", "route"),
     "evaluate": ("cli.checking", "evaluate"),
     "verify": ("cli.checking", "verify"),
     "gc": ("cli.checking", "gc"),

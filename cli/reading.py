@@ -14,6 +14,7 @@ from cli.rendering import (
     print_scores,
     print_table,
     score,
+    settings,
     short,
     size,
     turns,
@@ -63,6 +64,8 @@ def log(last: int | None, ledger_dir: Path | None, as_json: bool) -> None:
 def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
     scores = turn["scores"]["state"] if turn["scores"] else {}
     what = turn["method"] or f"undo {numbers(turn['undoes'])}"
+    if turn["replaces"]:
+        what = f"merge {numbers(turn['replaces'])}"
     return (
         str(turn["turn"]),
         turn["state"].replace("_", " "),
@@ -129,25 +132,28 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if details["undoes"]:
         facts.append(("undoes", turns(details["undoes"])))
+    if details["replaces"]:
+        facts.append(("merges", turns(details["replaces"])))
     if dataset:
         first, last = details["rows"]
         facts.append(("dataset", f"{dataset['uri']} ({dataset['layout']}, {dataset['format']})"))
         facts.append(("", f"rows {first} to {last}, SHA-256 {dataset['sha256']}"))
     if details["method"]:
-        settings = {k: v for k, v in details["hyperparameters"].items() if k != "modules"}
-        facts.append(("method", f"{details['method']} {_settings(settings)}"))
-        facts.append(("modules", _names(details["hyperparameters"].get("modules", []))))
+        facts.append(("method", f"{details['method']} {settings(details['hyperparameters'])}"))
+        if modules := details["hyperparameters"].get("modules"):
+            facts.append(("modules", _names(modules)))
     if patch:
         ranks = sorted({rank for rank in patch["rank"].values() if rank is not None})
         rank = (
             f", rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
         )
-        tensors = f"{len(patch['rank'])} tensors{rank}"
+        tensors = f"{counted(len(patch['rank']), 'tensors')}{rank}"
         facts.append(("patch", f"{patch['digest']} ({size(patch['bytes'])}, {tensors})"))
-    facts.append(("seconds", _settings({k: f"{v:.2f}" for k, v in seconds.items()})))
+    facts += [(name, _figure(value)) for name, value in details["figures"].items()]
+    facts.append(("seconds", _pairs({k: f"{v:.2f}" for k, v in seconds.items()})))
     if details["peak_memory"]:
         facts.append(("memory", f"{size(details['peak_memory'])} at the most"))
-    facts.append(("with", _settings({**environment.pop("versions", {}), **environment})))
+    facts.append(("with", _pairs({**environment.pop("versions", {}), **environment})))
     facts += [("note", note) for note in details["notes"]]
     return facts
 
@@ -156,8 +162,15 @@ def _names(names: list[str]) -> str:
     return ", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]} ({len(names)})"
 
 
-def _settings(values: dict[str, Any]) -> str:
+def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _figure(value: Any) -> str:
+    """A number, or the range of many."""
+    if isinstance(value, list):
+        return f"{min(value):.3g} to {max(value):.3g}, mean {sum(value) / len(value):.3g}"
+    return f"{value:.6g}"
 
 
 def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
@@ -210,7 +223,7 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
                 f"{found['edits_in_force']} of {counted(found['edits_recorded'], 'edits')} recorded"
                 + (f"; {turns(found['in_force'])}" if found["in_force"] else ""),
             ),
-            ("turns", f"{kinds['edit']} of edits, {counted(kinds['rollback'], 'rollbacks')}"),
+            ("turns", _kinds(kinds)),
         ]
     )
     if found["scores"]:
@@ -218,3 +231,8 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
         scores = found["scores"]
         print_scores(scores["base"], scores["state"], scores["n"])
         click.echo(f"scored at turn {scores['turn']}, {scores['created_at'][:16]}")
+
+
+def _kinds(kinds: dict[str, int]) -> str:
+    merges = f", {counted(kinds['merge'], 'merges')}" if kinds["merge"] else ""
+    return f"{kinds['edit']} of edits, {counted(kinds['rollback'], 'rollbacks')}{merges}"

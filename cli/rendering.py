@@ -22,7 +22,15 @@ _METRICS = {
     "stability": "stability",
     "exact_match": "exact match",
     "preference": "P(new) > P(old)",
+    "perplexity": "perplexity",
+    "out_of_distribution": "out of distribution",
+    "generated_match": "generated match",
+    "routed_edits": "edits routed",
+    "routed_rephrasings": "rephrasings routed",
+    "routed_locality": "locality routed",
 }
+# Long lists among hyperparameters; how many there are is enough for people.
+_LISTS = {"contexts": "contexts", "pool": "sentences"}
 
 
 def print_table(
@@ -76,6 +84,17 @@ def print_scores(base: dict[str, Any], state: dict[str, Any], n: int) -> None:
     print_table((f"{n} edits", "base", "edited"), rows, right="base|edited")
 
 
+def settings(hyperparameters: dict[str, Any]) -> str:
+    """Hyperparameters on one line, without the modules."""
+    shown = []
+    for name, value in hyperparameters.items():
+        if name in _LISTS and isinstance(value, list):
+            shown.append(counted(len(value), _LISTS[name]))
+        elif value is not None and name != "modules":
+            shown.append(f"{name} {value}")
+    return ", ".join(shown)
+
+
 def counted(count: int, what: str) -> str:
     """A number of things, whose name is given in the plural."""
     if count == 1:
@@ -84,8 +103,10 @@ def counted(count: int, what: str) -> str:
 
 
 def score(value: float | None) -> str:
-    """A share with three decimals."""
-    return "-" if value is None else f"{value:.3f}"
+    """A share with three decimals; fewer of a number that is large."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
 
 
 def size(count: int) -> str:

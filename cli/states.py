@@ -67,6 +67,11 @@ def _print_applied(applied: "Applied") -> None:
         f"{len(applied.tensors)} tensors patched ({size(applied.bytes_written)} written), "
         f"{applied.files} files, {size(applied.bytes_taken_over)} taken over from the base"
     )
+    if applied.memories:
+        click.echo(
+            f"side memories of {turns(applied.memories)} beside the weights: load it with "
+            "ledger.load_patched"
+        )
     for note in applied.notes:
         click.echo(f"note: {note}")
     for name in applied.left_out:
@@ -155,6 +160,8 @@ def _roll_back(
     line = f"turn {done.turn} rolls back {turns(done.undoes)}"
     if done.brought_back:
         line += f", which brings back {turns(done.brought_back)}"
+    if done.separated:
+        line += f", which takes {turns(done.separated)} apart again"
     click.echo(f"{line}; in force: {numbers(done.in_force)}")
     if applied is not None:
         _print_applied(applied)

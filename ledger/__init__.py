@@ -19,24 +19,32 @@ if TYPE_CHECKING:
     from ledger.editing import Added, AddEdits, Plan, Run, add_edits, plan_edits
     from ledger.evaluating import Evaluated, evaluate
     from ledger.initialising import Initialised, init
+    from ledger.loading import load_patched
+    from ledger.merging import Merged, merge_shards
     from ledger.reporting import Status, TurnDetails, log, show, status
     from ledger.rolling_back import RolledBack, rollback_to, rollback_turn
+    from ledger.routing import Routed, route
     from ledger.verifying import Problem, Verified, verify
     from ledger.verifying_checkpoint import verify_checkpoint
     from ledger.workspace import Ledger, open_ledger
     from patches.errors import EditLedgerError
+    from patches.merging import Merge
 
 _HOMES = {
     "ledger.applying": ("Applied", "apply_to_folder", "apply_to_model"),
     "ledger.editing": ("AddEdits", "Added", "Plan", "Run", "add_edits", "plan_edits"),
     "ledger.evaluating": ("Evaluated", "evaluate"),
     "ledger.initialising": ("Initialised", "init"),
+    "ledger.loading": ("load_patched",),
+    "ledger.merging": ("Merged", "merge_shards"),
     "ledger.reporting": ("Status", "TurnDetails", "log", "show", "status"),
     "ledger.rolling_back": ("RolledBack", "rollback_to", "rollback_turn"),
+    "ledger.routing": ("Routed", "route"),
     "ledger.verifying": ("Problem", "Verified", "verify"),
     "ledger.verifying_checkpoint": ("verify_checkpoint",),
     "ledger.workspace": ("Ledger", "open_ledger"),
     "patches.errors": ("EditLedgerError",),
+    "patches.merging": ("Merge",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -48,9 +56,12 @@ __all__ = [
     "Evaluated",
     "Initialised",
     "Ledger",
+    "Merge",
+    "Merged",
     "Plan",
     "Problem",
     "RolledBack",
+    "Routed",
     "Run",
     "Status",
     "TurnDetails",
@@ -60,11 +71,14 @@ __all__ = [
     "apply_to_model",
     "evaluate",
     "init",
+    "load_patched",
     "log",
+    "merge_shards",
     "open_ledger",
     "plan_edits",
     "rollback_to",
     "rollback_turn",
+    "route",
     "show",
     "status",
     "verify",

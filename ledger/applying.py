@@ -1,6 +1,6 @@
 """Put a state where it is used: a checkpoint folder, or a model already in memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ledger import database, history
 from ledger.progress import Progress, silent
-from ledger.states import open_patches
+from ledger.states import State, open_state
 from ledger.workspace import Ledger
 from patches.application import patched_bytes
 from patches.canonical import sha256
 from patches.checkpoint_writer import check_target, write_checkpoint
 from patches.errors import HistoryError
 from patches.live import LiveModel
+from patches.memory_file import MEMORY_FILE, encode_memories
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,12 +25,16 @@ PROVENANCE_FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """A state that was put somewhere. in_force: its edit turns. tensors: name → SHA-256."""
+    """A state that was put somewhere. in_force: its edit turns. tensors: name → SHA-256.
+
+    memories: the turns whose side memories are part of it.
+    """
 
     turn: int
     hash: str
     in_force: list[int]
     tensors: dict[str, str]
+    memories: list[int]
     folder: Path | None = None
     files: int = 0
     bytes_written: int = 0
@@ -44,6 +49,7 @@ class Applied:
             "hash": self.hash,
             "in_force": self.in_force,
             "tensors": self.tensors,
+            "memories": self.memories,
             "files": self.files,
             "bytes_written": self.bytes_written,
             "bytes_taken_over": self.bytes_taken_over,
@@ -53,11 +59,15 @@ class Applied:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _State:
+class _Chosen:
+    """A state to apply. recorded: tensor → SHA-256, as of its turn."""
+
     turns: list[history.Turn]
     turn: int
     hash: str
     in_force: list[history.Turn]
+    used: list[history.Turn]
+    state: State
     recorded: dict[str, str]
 
 
@@ -71,39 +81,42 @@ def apply_to_folder(
 ) -> Applied:
     """Write the state after turn `at` (default: the head) as a checkpoint into folder `to`.
 
+    Side memories go into a file of their own beside the weights; `load_patched` brings both back.
     Streams: one edited tensor in memory at a time. Every patched tensor must come out with the
     SHA-256 that was recorded with its turn. CheckpointError if `to` may not be written; whatever
     goes wrong, `to` stays as it was.
     """
-    state = _state(ledger, at)
-    patches = open_patches(ledger, state.in_force)
+    chosen = _chosen(ledger, at)
     digests: dict[str, str] = {}
     notes: list[str] = []
 
     def checked(name: str, build: Callable[[], bytes]) -> bytes:
         content = build()
         digests[name] = sha256(content)
-        notes.extend(_check_digest(ledger, name, digests[name], state))
+        notes.extend(_check_digest(ledger, name, digests[name], chosen))
         return content
 
     builders = {
         name: partial(checked, name, build)
-        for name, build in patched_bytes(ledger.checkpoint, patches).items()
+        for name, build in patched_bytes(ledger.checkpoint, chosen.state.patches).items()
     }
+    beside = memory_files(ledger, chosen.state)
     written = write_checkpoint(
         ledger.checkpoint,
         to,
         patched=builders,
-        provenance=provenance(ledger, state.turn, state.hash, state.in_force, state.recorded),
+        beside=beside,
+        provenance=_provenance(ledger, chosen, beside),
         owner=ledger.base.ledger_id,
         link=link,
         progress=lambda done, total: progress("write", done, total),
     )
     return Applied(
-        turn=state.turn,
-        hash=state.hash,
-        in_force=[turn.number for turn in state.in_force],
+        turn=chosen.turn,
+        hash=chosen.hash,
+        in_force=[turn.number for turn in chosen.in_force],
         tensors=digests,
+        memories=[memory.turn for memory in chosen.state.memories],
         folder=written.folder,
         files=written.files,
         bytes_written=written.bytes_written,
@@ -118,37 +131,48 @@ def check_folder(ledger: Ledger, to: Path) -> None:
     check_target(ledger.checkpoint, to, owner=ledger.base.ledger_id)
 
 
-def apply_to_model(ledger: Ledger, model: "nn.Module", *, at: int | None = None) -> Applied:
+def memory_files(ledger: Ledger, state: State) -> dict[str, bytes]:
+    """The files beside the weights that hold the side memories of a state: one, or none."""
+    if not state.memories:
+        return {}
+    return {MEMORY_FILE: encode_memories(ledger.base.fingerprint, state.memories)}
+
+
+def apply_to_model(
+    ledger: Ledger, model: "nn.Module", *, at: int | None = None, materialise: bool = False
+) -> Applied:
     """Bring a model in memory, on any device, to the state after turn `at` (default: the head).
 
     Its patched weights are rebuilt from the base's bytes, whatever they were; weights that some
     other state of this ledger had patched go back to the base. The recorded digests are checked in
-    the checkpoint's dtype, whatever the model's.
+    the checkpoint's dtype, whatever the model's. Matrices with side memories are wrapped by
+    routers, and are the very modules they were once no memory is in force; materialise: see
+    `LiveModel`.
     """
-    state = _state(ledger, at)
-    patches = open_patches(ledger, state.in_force)
+    chosen = _chosen(ledger, at)
     others = {
-        name for turn in state.turns if turn.patch is not None for name in turn.patch.changes
-    } - set(state.recorded)
-    live = LiveModel(model, ledger.checkpoint)
+        name for turn in chosen.turns if turn.patch is not None for name in turn.patch.changes
+    } - set(chosen.recorded)
+    live = LiveModel(model, ledger.checkpoint, materialise=materialise)
     live.reset(sorted(others))
-    live.set_state(patches)
+    live.set_state(chosen.state.patches, chosen.state.memories)
     digests = live.digests()
     notes = [
         note
         for name, digest in digests.items()
-        for note in _check_digest(ledger, name, digest, state)
+        for note in _check_digest(ledger, name, digest, chosen)
     ]
     return Applied(
-        turn=state.turn,
-        hash=state.hash,
-        in_force=[turn.number for turn in state.in_force],
+        turn=chosen.turn,
+        hash=chosen.hash,
+        in_force=[turn.number for turn in chosen.in_force],
         tensors=digests,
+        memories=[memory.turn for memory in chosen.state.memories],
         notes=tuple(notes),
     )
 
 
-def _check_digest(ledger: Ledger, name: str, found: str, state: _State) -> list[str]:
+def _check_digest(ledger: Ledger, name: str, found: str, state: _Chosen) -> list[str]:
     """Compare a rebuilt tensor with what was recorded with the turn.
 
     Base and patches have been checked by then, so a difference comes from the arithmetic. At 16
@@ -166,13 +190,7 @@ def _check_digest(ledger: Ledger, name: str, found: str, state: _State) -> list[
     raise HistoryError(f"{what}. Run: ledger verify")
 
 
-def provenance(
-    ledger: Ledger,
-    turn: int,
-    chain_hash: str,
-    in_force: Sequence[history.Turn],
-    tensors: dict[str, str],
-) -> dict[str, object]:
+def _provenance(ledger: Ledger, chosen: _Chosen, beside: Mapping[str, bytes]) -> dict[str, object]:
     """What ``ledger.json`` says beside the weights."""
     return {
         "format": PROVENANCE_FORMAT,
@@ -182,23 +200,26 @@ def provenance(
             "revision": ledger.base.revision,
         },
         "branch": ledger.branch,
-        "turn": turn,
-        "hash": chain_hash,
-        "in_force": [t.number for t in in_force],
-        "patches": [t.row.patch_digest for t in in_force],
-        "tensors": tensors,
+        "turn": chosen.turn,
+        "hash": chosen.hash,
+        "in_force": [turn.number for turn in chosen.in_force],
+        "patches": [turn.row.patch_digest for turn in chosen.used],
+        "tensors": chosen.recorded,
+        "beside": {name: sha256(content) for name, content in beside.items()},
     }
 
 
-def _state(ledger: Ledger, at: int | None) -> _State:
+def _chosen(ledger: Ledger, at: int | None) -> _Chosen:
     with database.reading(ledger.engine) as session:
         turns = history.turns(session, ledger.branch)
-    in_force = history.edits_in_force(turns, at)
+    used = history.patches_in_force(turns, at)
     number = len(turns) if at is None else at
-    return _State(
+    return _Chosen(
         turns=turns,
         turn=number,
         hash=history.state_hash(turns, at),
-        in_force=in_force,
+        in_force=history.edits_in_force(turns, at),
+        used=used,
+        state=open_state(ledger, turns, used),
         recorded=dict(turns[number - 1].row.tensors) if number else {},
     )

@@ -65,14 +65,18 @@ def turn_content(
     dataset: str | None,
     skipped: Sequence[tuple[int, str]],
     undoes: Sequence[int],
+    replaces: Sequence[int],
     parent: str | None,
 ) -> dict[str, Any]:
     """Everything that a turn's hash covers.
 
-    base: fingerprint. dataset: identity. skipped: (row, reason). undoes: turn numbers. parent: the
-    hash before it.
+    base: fingerprint. dataset: identity. skipped: (row, reason). undoes, replaces: turn numbers.
+    parent: the hash before it.
     """
+    # What schema 0001 did not have is left out where it is empty, so that its hashes hold.
+    added = {"figures": turn.figures, "replaces": sorted(replaces)}
     return {
+        **{name: value for name, value in added.items() if value},
         "base": base,
         "branch": turn.branch,
         "number": turn.number,

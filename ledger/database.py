@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from ledger.orm import Table
 from patches.errors import DatabaseError
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The newest Alembic revision that this program works with; revisions are numbered upwards."""
 VERSION_TABLE = "ledger_schema"
 _LOCK_TIMEOUT = 30.0

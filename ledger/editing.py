@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from ledger.models import load_tokenizer
 from ledger.progress import Progress, silent
 from ledger.recording import Blob, NewEvaluation, NewTurn, record_turn
 from ledger.selection import Batch, Selection, batches, rows_in_force
+from ledger.sentences import read_sentences
 from ledger.states import live_state
 from ledger.workspace import Ledger
-from patches.editors import EDITORS, Editor, Result
+from patches.editors import EDITORS, Editor, Facts, Request, Result
 from patches.errors import EditingError, EditLedgerError, HistoryError, SettingError
 from patches.live import LiveModel
 from patches.patch import PatchFile, PatchHeader, describe, encode_patch, encode_state, read_state
@@ -29,15 +31,18 @@ class AddEdits:
     """What to add, and how.
 
     source: a file or ``hf://datasets/…`` address. modules: names or patterns; settings:
-    hyperparameter → text. resume: go on as the last turn from this dataset did.
+    hyperparameter → text. turn_size: edits per turn, by default what suits the method. locality: a
+    file of sentences about other things, for methods that keep some prompts apart. resume: go on
+    as the last turn from this dataset did.
     """
 
     source: str
-    turn_size: int = 100
+    turn_size: int | None = None
     method: str = "ultraedit"
     modules: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     mapping: dict[str, str] = field(default_factory=dict)
+    locality: Path | None = None
     licence: str | None = None
     offset: int = 0
     limit: int | None = None
@@ -49,15 +54,24 @@ class AddEdits:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if self.turn_size < 1:
+        if self.turn_size is not None and self.turn_size < 1:
             raise SettingError(f"--turn-size must be at least 1, not {self.turn_size}")
         if self.method not in EDITORS:
             raise SettingError(f"--method is one of {', '.join(EDITORS)}, not {self.method!r}")
-        if self.resume and (self.modules or self.settings):
+        if self.resume and (self.modules or self.settings or self.locality):
             raise SettingError(
-                "--resume goes on with the settings of the interrupted run: leave out --set and "
-                "--modules, or leave out --resume"
+                "--resume goes on with the settings of the interrupted run: leave out --set, "
+                "--modules and --locality, or leave out --resume"
             )
+
+    def request(self) -> Request:
+        """What the editor is asked for; DatasetError if the file of sentences is not usable."""
+        return Request(
+            modules=self.modules,
+            assignments=self.settings,
+            seed=self.seed,
+            outside=None if self.locality is None else read_sentences(self.locality),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +83,8 @@ class Added:
     skipped: list[tuple[int, str]]
     patch_bytes: int
     seconds: dict[str, float]
-    figures: dict[str, float]
+    figures: dict[str, Any]
+    notes: list[str]
     scores: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -80,6 +95,7 @@ class Added:
             "patch_bytes": self.patch_bytes,
             "seconds": self.seconds,
             "figures": self.figures,
+            "notes": self.notes,
             "scores": self.scores,
         }
 
@@ -130,7 +146,8 @@ def plan_edits(ledger: Ledger, options: AddEdits) -> Plan:
     tokenizer = load_tokenizer(folder)
     with database.reading(ledger.engine) as session:
         in_force = history.edits_in_force(history.turns(session, ledger.branch))
-    found = list(_batches(ledger, in_force, options, dataset, tokenizer, longest, counts))
+    size = options.turn_size or EDITORS[options.method].turn_size
+    found = list(_batches(ledger, in_force, options, size, dataset, tokenizer, longest, counts))
     return Plan(
         dataset=dataset,
         turns=[len(batch.edits) for batch in found],
@@ -150,13 +167,16 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
         turns = history.turns(session, ledger.branch)
         earlier = _earlier_run(session, turns, dataset) if options.resume else None
     in_force = history.edits_in_force(turns)
+    used = history.patches_in_force(turns)
+    request = options.request()
     torch.manual_seed(options.seed)
     live = live_state(
-        ledger, in_force, device=options.device, dtype=options.dtype, progress=progress
+        ledger, turns, None, device=options.device, dtype=options.dtype, progress=progress
     )
+    tokenizer = load_tokenizer(ledger.checkpoint.folder)
     kind = EDITORS[options.method if earlier is None else earlier.row.method or options.method]
     if earlier is None:
-        prepared = kind.prepare(live, modules=options.modules, assignments=options.settings)
+        prepared = kind.prepare(live, tokenizer, request)
         hyperparameters, notes = prepared.hyperparameters, prepared.notes
     else:
         hyperparameters, notes = dict(earlier.row.hyperparameters), ()
@@ -166,23 +186,23 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
         if turn.row.method == kind.method and turn.row.editor_state_digest
     ]
     counts = Selection()
-    tokenizer = load_tokenizer(ledger.checkpoint.folder)
     work = _Work(
         ledger=ledger,
         options=options,
         dataset=dataset,
         live=live,
         tokenizer=tokenizer,
-        editor=kind.start(live, hyperparameters, states),
+        editor=kind.start(live, tokenizer, hyperparameters, states, seed=options.seed),
         hyperparameters=hyperparameters,
         notes=notes,
         progress=progress,
         parent=turns[-1].row.id if turns else None,
         number=len(turns) + 1,
-        parent_patch=in_force[-1].row.patch_digest if in_force else None,
+        parent_patch=used[-1].row.patch_digest if used else None,
     )
     longest = context_length(live.model.config)
-    found = _batches(ledger, in_force, options, dataset, tokenizer, longest, counts)
+    size = options.turn_size or kind.turn_size
+    found = _batches(ledger, in_force, options, size, dataset, tokenizer, longest, counts)
     return Run(
         dataset=dataset,
         hyperparameters=hyperparameters,
@@ -215,7 +235,7 @@ class _Work:
         environment.start_peak_memory(self.live.device)
         try:
             result = self.editor.edit(
-                batch.encoded,
+                Facts(edits=[one.edit for one in batch.edits], encoded=batch.encoded),
                 progress=lambda done: self.progress("edit", done, len(batch.edits)),
             )
         except EditLedgerError as error:
@@ -239,7 +259,7 @@ class _Work:
         scores = self._measure(batch)
         seconds["evaluate"] = 0.0 if scores is None else scores.seconds
         seconds["total"] = time.perf_counter() - started
-        self._record(batch, patch, state, tensors, seconds, scores)
+        self._record(batch, result, patch, state, tensors, seconds, scores)
         self.editor.accept(result)
         added = Added(
             turn=self.number,
@@ -248,6 +268,7 @@ class _Work:
             patch_bytes=patch.bytes,
             seconds=seconds,
             figures=result.figures,
+            notes=list(result.notes),
             scores=None if scores is None else {"base": scores.base, "state": scores.state},
         )
         self.number += 1
@@ -258,7 +279,7 @@ class _Work:
         first, last = batch.edits[0].row, batch.edits[-1].row
         return f"turn {self.number} (rows {first} to {last} of {self.dataset.uri})"
 
-    def _store(self, result: Result) -> tuple[Blob, Blob]:
+    def _store(self, result: Result) -> tuple[Blob, Blob | None]:
         header = PatchHeader(
             base=self.ledger.base.fingerprint,
             method=self.editor.method,
@@ -267,12 +288,12 @@ class _Work:
             parent=self.parent_patch,
         )
         patch = encode_patch(header, result.changes)
-        state = encode_state(self.editor.method, result.state)
         changes = {name: describe(change).to_json() for name, change in result.changes.items()}
-        return (
-            Blob(digest=self.ledger.store.put(patch), bytes=len(patch), changes=changes),
-            Blob(digest=self.ledger.store.put(state), bytes=len(state)),
-        )
+        made = Blob(digest=self.ledger.store.put(patch), bytes=len(patch), changes=changes)
+        if not result.state:
+            return made, None
+        state = encode_state(self.editor.method, result.state)
+        return made, Blob(digest=self.ledger.store.put(state), bytes=len(state))
 
     def _measure(self, batch: Batch) -> NewEvaluation | None:
         if not self.options.evaluate:
@@ -285,8 +306,9 @@ class _Work:
     def _record(
         self,
         batch: Batch,
+        result: Result,
         patch: Blob,
-        state: Blob,
+        state: Blob | None,
         tensors: dict[str, str],
         seconds: dict[str, float],
         scores: NewEvaluation | None,
@@ -310,7 +332,8 @@ class _Work:
                 environment=environment.describe(self.live.device, dtype),
                 seconds=seconds,
                 peak_memory=environment.peak_memory(self.live.device),
-                notes=self.notes,
+                notes=(*self.notes, *result.notes),
+                figures=result.figures,
                 evaluation=scores,
             ),
         )
@@ -320,6 +343,7 @@ def _batches(
     ledger: Ledger,
     in_force: Sequence[history.Turn],
     options: AddEdits,
+    turn_size: int,
     dataset: Dataset,
     tokenizer: Any,
     longest: int | None,
@@ -333,7 +357,7 @@ def _batches(
 
     return batches(
         read_rows(dataset, offset=options.offset, limit=options.limit),
-        turn_size=options.turn_size,
+        turn_size=turn_size,
         tokenizer=tokenizer,
         longest=longest,
         known=known,

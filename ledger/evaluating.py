@@ -65,20 +65,10 @@ def measure(
     """Scores of the live model's state and of its base on `edits`; the state stays as it is."""
     started = time.perf_counter()
     questions = Questions.of(edits, tokenizer, context_length(live.model.config))
-    total = 2 * len(questions.encoded)
-    state = evaluation.answer(
-        live.model,
-        questions,
-        device=live.device,
-        progress=lambda done: progress("evaluate", done, total),
-    )
-    with live.at_base() as model:
-        base = evaluation.answer(
-            model,
-            questions,
-            device=live.device,
-            progress=lambda done: progress("evaluate", total // 2 + done, total),
-        )
+    freely = bool(live.memories)
+    state = _answers(live, questions, edits, freely, "evaluate", progress)
+    with live.at_base():
+        base = _answers(live, questions, edits, freely, "evaluate base", progress)
     outcomes = evaluation.score(edits, questions, base, state)
     return NewEvaluation(
         protocol=dict(evaluation.PROTOCOL),
@@ -88,6 +78,34 @@ def measure(
         outcomes=[(outcome.base, outcome.state) for outcome in outcomes],
         environment=environment.describe(live.device, next(live.model.parameters()).dtype),
         seconds=time.perf_counter() - started,
+    )
+
+
+def _answers(
+    live: LiveModel,
+    questions: Questions,
+    edits: Sequence[Edit],
+    freely: bool,
+    phase: str,
+    progress: Progress,
+) -> list[evaluation.Answered]:
+    """What the model says as it is now; freely: it is also asked to generate."""
+    total = len(questions.encoded)
+    answers = evaluation.answer(
+        live.model,
+        questions,
+        device=live.device,
+        progress=lambda done: progress(phase, done, total),
+    )
+    if not freely:
+        return answers
+    return evaluation.answer_freely(
+        live.model,
+        questions,
+        edits,
+        answers,
+        device=live.device,
+        progress=lambda done: progress(f"{phase}, freely", done, len(edits)),
     )
 
 
@@ -116,7 +134,7 @@ def evaluate(
         if not last:
             raise HistoryError("turn 0 is the base, which is scored beside every other state")
         head = turns[last - 1].row
-    live = live_state(ledger, in_force, device=device, dtype=dtype, progress=progress)
+    live = live_state(ledger, turns, at, device=device, dtype=dtype, progress=progress)
     tokenizer = load_tokenizer(ledger.checkpoint.folder)
     new = measure(live, tokenizer, edits, seed=seed, progress=progress)
     with database.writing(ledger.engine) as session:

@@ -2,9 +2,12 @@
 
 A turn is in force unless a later turn in force undoes it. That one rule covers undoing a turn,
 going back to one, and bringing a rolled-back turn back by rolling back the rollback.
+
+A merge in force takes the place of the patches of the turns that it merges, whose edits stay in
+force: `edits_in_force` tells the facts, `patches_in_force` what makes up the weights.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +15,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from ledger.chain import timestamp
-from ledger.orm import EMPTY, BlobRow, DatasetRow, EditRow, EvaluationRow, RefRow, TurnRow, UndoRow
+from ledger.orm import (
+    EMPTY,
+    BlobRow,
+    DatasetRow,
+    EditRow,
+    EvaluationRow,
+    RefRow,
+    ReplacementRow,
+    TurnRow,
+    UndoRow,
+)
 from patches.edit import Edit
 from patches.errors import HistoryError
 
@@ -25,6 +38,7 @@ class Turn:
 
     row: TurnRow
     undoes: tuple[int, ...]
+    replaces: tuple[int, ...]
     in_force: bool
     parent: str | None
     patch: BlobRow | None
@@ -38,6 +52,11 @@ class Turn:
     def state(self) -> str:
         return IN_FORCE if self.in_force else ROLLED_BACK
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether its patch puts a side memory beside a weight."""
+        return self.patch is not None and any("routing" in i for i in self.patch.changes.values())
+
     def to_json(self) -> dict[str, Any]:
         """The contract of ``ledger log --json``; fields are only ever added."""
         row = self.row
@@ -48,6 +67,7 @@ class Turn:
             "method": row.method,
             "state": self.state,
             "undoes": list(self.undoes),
+            "replaces": list(self.replaces),
             "edits": row.edits,
             "skipped": row.skipped,
             "message": row.message,
@@ -86,7 +106,8 @@ def turns(session: Session, branch: str) -> list[Turn]:
     """The turns that led to the branch's head, oldest first."""
     rows = _ancestry(session, head_id(session, branch))
     by_id = {row.id: row for row in rows}
-    undoes = _undoes(session, by_id)
+    undoes = _relation(session, UndoRow.turn_id, UndoRow.undone_id, by_id)
+    replaces = _relation(session, ReplacementRow.turn_id, ReplacementRow.replaced_id, by_id)
     active = active_turns({row.number: undoes.get(row.number, ()) for row in rows})
     patches = _patches(session, rows)
     evaluations = _own_evaluations(session, rows)
@@ -94,6 +115,7 @@ def turns(session: Session, branch: str) -> list[Turn]:
         Turn(
             row=row,
             undoes=undoes.get(row.number, ()),
+            replaces=replaces.get(row.number, ()),
             in_force=row.number in active,
             parent=None if row.parent_id is None else by_id[row.parent_id].hash,
             patch=patches.get(row.patch_digest or ""),
@@ -115,15 +137,44 @@ def active_turns(undoes: Mapping[int, Iterable[int]]) -> set[int]:
 
 
 def edits_in_force(turns: Sequence[Turn], at: int | None = None) -> list[Turn]:
-    """The edit turns whose patches make up the state after turn `at` (default: the head).
+    """The edit turns in force after turn `at` (default: the head).
 
     `at` 0 is the base. HistoryError if there is no such turn.
     """
+    active = _active_at(turns, at)
+    return [turn for turn in turns if turn.row.kind == "edit" and turn.number in active]
+
+
+def patches_in_force(turns: Sequence[Turn], at: int | None = None) -> list[Turn]:
+    """The turns whose patches make up the state after turn `at` (default: the head), in order."""
+    return patches_among(turns, _active_at(turns, at))
+
+
+def patches_among(turns: Sequence[Turn], active: Collection[int]) -> list[Turn]:
+    """The turns whose patches make up the state in which those with the numbers in `active` are in
+    force. HistoryError if one of them merges a turn that is not."""
+    merges = [turn for turn in turns if turn.number in active and turn.replaces]
+    for merge in merges:
+        for number in merge.replaces:
+            if number not in active:
+                raise HistoryError(
+                    f"turn {number} is part of the merge in turn {merge.number}, and cannot "
+                    f"be taken out of it; take the merge back first: "
+                    f"ledger rollback turn {merge.number}"
+                )
+    replaced = {number for merge in merges for number in merge.replaces}
+    return [
+        turn
+        for turn in turns
+        if turn.number in active and turn.number not in replaced and turn.row.patch_digest
+    ]
+
+
+def _active_at(turns: Sequence[Turn], at: int | None) -> set[int]:
     last = len(turns) if at is None else at
     if not 0 <= last <= len(turns):
         raise HistoryError(no_such_turn(last, len(turns)))
-    active = active_turns({turn.number: turn.undoes for turn in turns[:last]})
-    return [turn for turn in turns[:last] if turn.row.kind == "edit" and turn.number in active]
+    return active_turns({turn.number: turn.undoes for turn in turns[:last]})
 
 
 def no_such_turn(number: int, count: int) -> str:
@@ -184,11 +235,14 @@ def _ancestry(session: Session, head: int | None) -> list[TurnRow]:
     return list(session.scalars(query))
 
 
-def _undoes(session: Session, by_id: Mapping[int, TurnRow]) -> dict[int, tuple[int, ...]]:
+def _relation(
+    session: Session, later: Any, earlier: Any, by_id: Mapping[int, TurnRow]
+) -> dict[int, tuple[int, ...]]:
+    """Turn number → numbers of the earlier turns that it undoes, or replaces."""
     found: dict[int, list[int]] = {}
-    for undo in session.scalars(select(UndoRow)):
-        if undo.turn_id in by_id and undo.undone_id in by_id:
-            found.setdefault(by_id[undo.turn_id].number, []).append(by_id[undo.undone_id].number)
+    for turn_id, earlier_id in session.execute(select(later, earlier)):
+        if turn_id in by_id and earlier_id in by_id:
+            found.setdefault(by_id[turn_id].number, []).append(by_id[earlier_id].number)
     return {number: tuple(sorted(numbers)) for number, numbers in found.items()}
 
 

@@ -126,17 +126,22 @@ class TurnRow(Table):
     number: 1, 2, 3 … along the parents; unique on the branch that it was recorded on.
     tensors: state after the turn: tensor name → SHA-256 of its bytes in the checkpoint's dtype.
     edits_digest: SHA-256 over the digests of the turn's edits in order.
+    figures: what the method told of the turn, e.g. the loss of every edit.
     """
 
     __tablename__ = "turns"
     __table_args__ = (
         UniqueConstraint("branch", "number"),
         CheckConstraint("number > 0", name="number"),
-        CheckConstraint("kind IN ('edit', 'rollback')", name="kind"),
+        CheckConstraint("kind IN ('edit', 'rollback', 'merge')", name="kind"),
         CheckConstraint("(number = 1) = (parent_id IS NULL)", name="parent"),
         CheckConstraint(
             "kind <> 'edit' OR (patch_digest IS NOT NULL AND method IS NOT NULL AND edits > 0)",
             name="edit_has_patch",
+        ),
+        CheckConstraint(
+            "kind <> 'merge' OR (patch_digest IS NOT NULL AND method IS NOT NULL)",
+            name="merge_has_patch",
         ),
         CheckConstraint("edits >= 0 AND skipped >= 0", name="counts"),
     )
@@ -166,6 +171,7 @@ class TurnRow(Table):
     notes: Mapped[list[Any]]
     created_at: Mapped[datetime]
     hash: Mapped[str] = mapped_column(Digest, unique=True)
+    figures: Mapped[dict[str, Any]]
 
 
 class EditRow(Table):
@@ -214,6 +220,16 @@ class UndoRow(Table):
 
     turn_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), primary_key=True)
     undone_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), primary_key=True)
+
+
+class ReplacementRow(Table):
+    """A merge takes the place of an earlier turn's patch; the edits of that turn stay in force."""
+
+    __tablename__ = "replacements"
+    __table_args__ = (CheckConstraint("replaced_id < turn_id", name="earlier"),)
+
+    turn_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), primary_key=True)
+    replaced_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), primary_key=True)
 
 
 class RefRow(Table):

@@ -22,6 +22,7 @@ from ledger.orm import (
     OutcomeRow,
     RefMoveRow,
     RefRow,
+    ReplacementRow,
     SkippedRow,
     TurnRow,
     UndoRow,
@@ -65,7 +66,8 @@ class NewEvaluation:
 class NewTurn:
     """A turn to record after turn `parent` (row id; None: the first).
 
-    undoes: row ids of the turns that a rollback undoes. tensors: the state's digests.
+    undoes: row ids of the turns that a rollback undoes. replaces: of those whose patches a merge
+    takes the place of. tensors: the state's digests. figures: JSON values of the method's own.
     """
 
     parent: int | None
@@ -78,6 +80,7 @@ class NewTurn:
     edits: Sequence[RecordedEdit] = ()
     skipped: Sequence[tuple[int, str]] = ()
     undoes: Sequence[int] = ()
+    replaces: Sequence[int] = ()
     patch: Blob | None = None
     editor_state: Blob | None = None
     tensors: dict[str, str] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class NewTurn:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int | None = None
     notes: Sequence[str] = ()
+    figures: dict[str, Any] = field(default_factory=dict)
     evaluation: NewEvaluation | None = None
 
 
@@ -102,14 +106,14 @@ def record_turn(ledger: Ledger, new: NewTurn) -> int:
         _add_blobs(session, new, now)
         rows = edit_values(new.edits)
         turn = _turn_row(new, ledger.branch, parent, dataset, rows, now)
-        undone = _numbers(session, new.undoes)
         turn.hash = chain.content_hash(
             chain.turn_content(
                 turn,
                 base=base,
                 dataset=None if dataset is None else dataset.identity,
                 skipped=new.skipped,
-                undoes=undone,
+                undoes=_numbers(session, new.undoes),
+                replaces=_numbers(session, new.replaces),
                 parent=None if parent is None else parent.hash,
             )
         )
@@ -293,6 +297,7 @@ def _turn_row(
         seconds=new.seconds,
         peak_memory=new.peak_memory,
         notes=list(new.notes),
+        figures=new.figures,
         created_at=now,
     )
 
@@ -310,6 +315,11 @@ def _add_details(session: Session, turn: TurnRow, new: NewTurn) -> None:
     )
     database.bulk_insert(
         session, UndoRow, [{"turn_id": turn.id, "undone_id": undone} for undone in new.undoes]
+    )
+    database.bulk_insert(
+        session,
+        ReplacementRow,
+        [{"turn_id": turn.id, "replaced_id": replaced} for replaced in new.replaces],
     )
 
 

@@ -28,6 +28,7 @@ class TurnDetails:
         return {
             **self.turn.to_json(),
             "hyperparameters": row.hyperparameters,
+            "figures": row.figures,
             "seed": row.seed,
             "author": row.author,
             "dataset": self.dataset,
@@ -130,7 +131,7 @@ def status(ledger: Ledger) -> Status:
             }
         size = session.scalar(select(func.coalesce(func.sum(BlobRow.bytes), 0)))
         schema = database.schema_revision(ledger.engine)
-    edits = [turn for turn in turns if turn.row.kind == "edit"]
+    edits, merges = ([t for t in turns if t.row.kind == kind] for kind in ("edit", "merge"))
     return Status(
         content={
             "ledger": str(ledger.folder),
@@ -147,7 +148,8 @@ def status(ledger: Ledger) -> Status:
             "hash": history.state_hash(turns),
             "turns": {
                 "edit": len(edits),
-                "rollback": len(turns) - len(edits),
+                "rollback": len(turns) - len(edits) - len(merges),
+                "merge": len(merges),
                 "in_force": len(in_force),
                 "rolled_back": len(edits) - len(in_force),
             },

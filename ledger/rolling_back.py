@@ -8,7 +8,7 @@ from typing import Any
 from ledger import database, environment, history
 from ledger.progress import Progress, silent
 from ledger.recording import NewTurn, record_turn
-from ledger.states import open_patches
+from ledger.states import open_state
 from ledger.workspace import Ledger
 from patches.application import patched_bytes
 from patches.canonical import sha256
@@ -17,12 +17,16 @@ from patches.errors import HistoryError
 
 @dataclass(frozen=True, kw_only=True)
 class RolledBack:
-    """A rollback that was recorded as `turn`. in_force: the edit turns now in force."""
+    """A rollback that was recorded as `turn`. in_force: the edit turns now in force.
+
+    separated: turns whose patches stand for themselves again, since a merge of them was undone.
+    """
 
     turn: int
     undoes: list[int]
     in_force: list[int]
     brought_back: list[int]
+    separated: list[int]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -30,6 +34,7 @@ class RolledBack:
             "undoes": self.undoes,
             "in_force": self.in_force,
             "brought_back": self.brought_back,
+            "separated": self.separated,
         }
 
 
@@ -38,7 +43,7 @@ def rollback_turn(
 ) -> RolledBack:
     """Undo exactly turn `number`; undoing a rollback brings back what it undid.
 
-    HistoryError if there is no such turn, or it is undone already.
+    HistoryError if there is no such turn, it is undone already, or part of a merge in force.
     """
 
     def choose(turns: Sequence[history.Turn]) -> list[int]:
@@ -63,8 +68,7 @@ def rollback_to(
     """
 
     def choose(turns: Sequence[history.Turn]) -> list[int]:
-        then = [turn.number for turn in history.edits_in_force(turns, number)]
-        if then == [turn.number for turn in history.edits_in_force(turns)]:
+        if history.patches_in_force(turns, number) == history.patches_in_force(turns):
             raise HistoryError(f"the state is that of turn {number} already; nothing to roll back")
         return [turn.number for turn in turns[number:]]
 
@@ -88,7 +92,9 @@ def _rollback(
     active = history.active_turns(relation)
     in_force = [t for t in turns if t.row.kind == "edit" and t.number in active]
     before = {turn.number for turn in history.edits_in_force(turns)}
-    tensors = _digests(ledger, in_force, progress)
+    used = history.patches_among(turns, active)
+    used_before = history.patches_in_force(turns)
+    tensors = _digests(ledger, turns, used, progress)
     rebuilt = time.perf_counter() - started
     record_turn(
         ledger,
@@ -109,14 +115,15 @@ def _rollback(
         undoes=undoes,
         in_force=numbers,
         brought_back=[number for number in numbers if number not in before],
+        separated=[t.number for t in used if t.number in before and t not in used_before],
     )
 
 
 def _digests(
-    ledger: Ledger, in_force: Sequence[history.Turn], progress: Progress
+    ledger: Ledger, turns: Sequence[history.Turn], used: Sequence[history.Turn], progress: Progress
 ) -> dict[str, str]:
-    """SHA-256 of every tensor that the turns in force change, rebuilt."""
-    builders = patched_bytes(ledger.checkpoint, open_patches(ledger, in_force))
+    """SHA-256 of every tensor that the patches of `used` change, rebuilt."""
+    builders = patched_bytes(ledger.checkpoint, open_state(ledger, turns, used).patches)
     digests = {}
     for done, (name, build) in enumerate(builders.items(), start=1):
         digests[name] = sha256(build())

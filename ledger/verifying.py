@@ -16,6 +16,7 @@ from ledger.orm import (
     EvaluationRow,
     OutcomeRow,
     RefRow,
+    ReplacementRow,
     SkippedRow,
     TurnRow,
     UndoRow,
@@ -89,6 +90,9 @@ def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: 
     undoes: dict[int, list[int]] = {}
     for undo in session.scalars(select(UndoRow)):
         undoes.setdefault(undo.turn_id, []).append(by_id[undo.undone_id].number)
+    replaces: dict[int, list[int]] = {}
+    for row in session.scalars(select(ReplacementRow)):
+        replaces.setdefault(row.turn_id, []).append(by_id[row.replaced_id].number)
     for done, turn in enumerate(rows, start=1):
         subject = f"turn {turn.number}" + ("" if turn.branch == "main" else f" of {turn.branch}")
         _verify_edits(session, turn, subject, result)
@@ -107,6 +111,7 @@ def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: 
             dataset=None if dataset is None else chain.dataset_identity(dataset),
             skipped=[(row.row, row.reason) for row in skipped],
             undoes=undoes.get(turn.id, []),
+            replaces=replaces.get(turn.id, []),
             parent=None if parent is None else parent.hash,
         )
         if chain.content_hash(content) != turn.hash:

@@ -31,7 +31,7 @@ def verify_checkpoint(
     turn = _turn(ledger, folder, content, result)
     if turn is None:
         return
-    number, in_force, recorded = turn
+    number, turns, recorded = turn
     expected = {name: recorded.get(name, t[2]) for name, t in ledger.base.tensors.items()}
     for name in sorted(set(expected) ^ set(checkpoint.tensors)):
         result.found(f"{folder}, tensor {name}", "missing or not part of the model")
@@ -41,8 +41,38 @@ def verify_checkpoint(
     )
     for name, digest in digests.items():
         if digest != expected[name]:
-            _explain(ledger, checkpoint, name, in_force, number, result)
+            _explain(ledger, checkpoint, name, turns, number, result)
     result.count("model tensors", len(digests))
+    _verify_beside(ledger, folder, turns, number, result)
+
+
+def _verify_beside(
+    ledger: Ledger, folder: Path, turns: list[history.Turn], number: int, result: Verified
+) -> None:
+    """The side memories beside the weights are those of turn `number`, to the byte."""
+    from ledger.applying import memory_files
+    from ledger.states import open_state
+    from patches.memory_file import MEMORY_FILE
+
+    used = history.patches_in_force(turns, number)
+    path = folder / MEMORY_FILE
+    if not path.exists() and not any(turn.has_memory for turn in used):
+        return
+    try:
+        state = open_state(ledger, turns, used)
+    except EditLedgerError as error:
+        result.found(f"{folder}/{MEMORY_FILE}", f"cannot be compared: {error}")
+        return
+    expected = memory_files(ledger, state).get(MEMORY_FILE)
+    found = path.read_bytes() if path.is_file() else None
+    if found is None:
+        result.found(str(path), f"is missing: turn {number} has side memories")
+    elif expected is None:
+        result.found(str(path), f"does not belong there: turn {number} has no side memories")
+    elif found != expected:
+        result.found(str(path), f"is not that of turn {number}")
+    else:
+        result.count("side memories", len(state.memories))
 
 
 def _turn(
@@ -67,19 +97,19 @@ def _turn(
         what = f"was written at turn {number}, the ledger is at {len(turns)}: ledger apply --to it"
         result.notes.append(Problem(subject=str(folder), what=what))
     recorded = dict(turns[number - 1].row.tensors) if number else {}
-    return number, history.edits_in_force(turns, number), recorded
+    return number, turns, recorded
 
 
 def _explain(
     ledger: Ledger,
     checkpoint: Checkpoint,
     name: str,
-    in_force: list[history.Turn],
+    turns: list[history.Turn],
     number: int,
     result: Verified,
 ) -> None:
     """Say how tensor `name` differs from the state of turn `number`."""
-    from ledger.states import open_patches
+    from ledger.states import open_state
     from patches.application import base_tensor, patched_bytes
     from patches.dtypes import tensor_from_bytes
 
@@ -90,7 +120,8 @@ def _explain(
         result.found(subject, f"is {stored.dtype} {stored.shape}, should be {known[0]} {known[1]}")
         return
     try:
-        build = patched_bytes(ledger.checkpoint, open_patches(ledger, in_force)).get(name)
+        state = open_state(ledger, turns, history.patches_in_force(turns, number))
+        build = patched_bytes(ledger.checkpoint, state.patches).get(name)
         expected = (
             base_tensor(ledger.checkpoint, name)
             if build is None

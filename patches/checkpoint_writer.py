@@ -45,7 +45,7 @@ class Written:
 
     folder: the target as it was given.
     files: number of files written or taken over, `ledger.json` among them.
-    bytes_written: bytes of patched tensors and of `ledger.json`.
+    bytes_written: bytes of patched tensors, of `ledger.json` and of further files beside it.
     bytes_taken_over: bytes that are the base's.
     tensors: names of the patched tensors, in the order of writing.
     left_out: names of the base's files that the copy lacks, other forms of the weights.
@@ -95,6 +95,7 @@ def write_checkpoint(
     patched: Mapping[str, Callable[[], bytes | bytearray | memoryview]],
     provenance: Mapping[str, object],
     owner: str,
+    beside: Mapping[str, bytes] | None = None,
     link: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Written:
@@ -104,6 +105,7 @@ def write_checkpoint(
         the other in file order, so one tensor at a time is in memory.
     provenance: JSON values for `ledger.json`, which also gets `files` and `owner`.
     owner: identifies the ledger; a folder that another one wrote is refused.
+    beside: further files by plain name; one of the base's by that name is refused.
     link: hard links instead of copies, for files without a patched tensor.
     progress: receives (bytes done, bytes in all).
 
@@ -117,7 +119,14 @@ def write_checkpoint(
     recover(place)
     _check_target(base, target, place, owner)
     plan = _plan(base, patched)
-    files = sorted({*plan.files, PROVENANCE_FILE})
+    beside = beside or {}
+    for name in beside:
+        if name in plan.files:
+            raise CheckpointError(
+                f"{base.folder / name}: the base has a file of the name that side memories need; "
+                "give the base without it"
+            )
+    files = sorted({*plan.files, *beside, PROVENANCE_FILE})
     notes = _as_json({**provenance, "files": files, "owner": owner})
     counted = _Progress(plan.base_bytes + plan.patched_bytes, progress)
     with building(place) as folder:
@@ -125,7 +134,8 @@ def write_checkpoint(
         for tensor in plan.tensors:
             _overwrite(folder, tensor, patched[tensor.name]())
             counted.add(tensor.size)
-        _write_provenance(folder, notes)
+        for name, content in {**beside, PROVENANCE_FILE: notes}.items():
+            _write_whole(folder / name, content)
         # Again, since a long time may have passed.
         _check_target(base, target, place, owner)
         _carry_over(place, folder, mine=set(files))
@@ -134,7 +144,7 @@ def write_checkpoint(
     return Written(
         folder=target,
         files=len(files),
-        bytes_written=plan.patched_bytes + len(notes),
+        bytes_written=plan.patched_bytes + len(notes) + sum(map(len, beside.values())),
         bytes_taken_over=plan.base_bytes - plan.patched_bytes,
         tensors=tuple(tensor.name for tensor in plan.tensors),
         left_out=plan.left_out,
@@ -363,10 +373,9 @@ def _as_json(content: Mapping[str, object]) -> bytes:
     return f"{text}\n".encode("ascii")
 
 
-def _write_provenance(folder: Path, notes: bytes) -> None:
-    path = folder / PROVENANCE_FILE
+def _write_whole(path: Path, content: bytes) -> None:
     with translated("write", path), path.open("wb") as file:
-        file.write(notes)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

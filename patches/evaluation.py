@@ -1,14 +1,21 @@
-"""Scores of a state on a set of edits, teacher-forced, beside those of the un-edited base.
+"""Scores of a state on a set of edits, beside those of the un-edited base.
 
 Token accuracy is the share of an answer's tokens that the model predicts (arg max) when it is
 given the prompt and the answer's earlier tokens. An edit's score is the mean over its probes, a
 set's score the mean over the edits that have such probes. `stability` is the share of locality
 *tokens* that are predicted as the base predicts them: edits weigh in by their locality tokens.
+`perplexity` is that of the target, exp(−log P per token), per edit, and the mean of these over a
+set, as the WISE paper scores its hallucination task.
+
+A state with side memories is also asked freely: `generated_match` is the share of edits whose
+target is what greedy generation gives, token by token, and the `routed_…` scores are the shares of
+prompts that go to a side memory. Routing is decided on the prompts alone, also where the answer
+follows in the same pass.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,10 +23,12 @@ from torch import nn
 from torch.nn import functional
 
 from patches.edit import Edit
+from patches.generation import generate
+from patches.routing import attached, deciding_on
 from patches.tokens import IGNORED, Batch, Encoded, encode, pad
 from patches.tracing import logits_only_at
 
-PROTOCOL = {"name": "teacher-forced", "version": 1}
+PROTOCOL = {"name": "teacher-forced", "version": 2}
 METRICS = (
     "edit_success",
     "generalization",
@@ -27,23 +36,34 @@ METRICS = (
     "stability",
     "exact_match",
     "preference",
+    "perplexity",
+    "out_of_distribution",
+    "generated_match",
+    "routed_edits",
+    "routed_rephrasings",
+    "routed_locality",
 )
+OUT_OF_DISTRIBUTION = "out_of_distribution"
 TOKENS = "locality_tokens"
 """Beside the metrics in the scores of an edit: the number of tokens behind its stability."""
 _TOKENS_PER_BATCH = 1024
+_HOPELESS = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
     """How a model answers one prompt: tokens predicted at the answer's positions, and the mean
-    log-probability (nats per token) that it gives the answer."""
+    log-probability (nats per token) that it gives the answer. routed: whether the prompt went to a
+    side memory; None if there is none. generated: the tokens of a free answer, if it was asked."""
 
     predicted: tuple[int, ...]
     log_probability: float
+    routed: bool | None = None
+    generated: tuple[int, ...] | None = None
 
 
 Scores = dict[str, float | None]
-"""Metric → value in [0, 1], or None where no item has such a probe."""
+"""Metric → value in [0, 1] (perplexity: from 1 on), or None where no item has such a probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +108,7 @@ def _pairs(edit: Edit) -> Iterable[tuple[str, str]]:
     yield edit.prompt, edit.target
     for prompt in edit.rephrasings:
         yield prompt, edit.target
-    for probe in edit.locality:
+    for probe in (*edit.locality, *edit.further.get(OUT_OF_DISTRIBUTION, ())):
         yield probe.prompt, probe.answer
     if edit.old_target is not None:
         yield edit.prompt, edit.old_target
@@ -124,23 +144,58 @@ def _by_length(encoded: Sequence[Encoded]) -> Iterable[list[int]]:
         yield batch
 
 
+@torch.inference_mode()
+def answer_freely(
+    model: nn.Module,
+    questions: Questions,
+    edits: Sequence[Edit],
+    answers: Sequence[Answered],
+    *,
+    device: torch.device | str,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> list[Answered]:
+    """`answers`, those to the edits' own prompts with what `model` generates greedily."""
+    asked = {questions.index.get((edit.prompt, edit.target)) for edit in edits}
+    wanted = sorted(index for index in asked if index is not None)
+    prompts = [questions.encoded[i].ids[: questions.encoded[i].first + 1] for i in wanted]
+    lengths = [len(questions.encoded[i].answer) for i in wanted]
+    generated = generate(model, prompts, lengths, device=device, progress=progress)
+    found = list(answers)
+    for index, tokens in zip(wanted, generated, strict=True):
+        found[index] = replace(found[index], generated=tokens)
+    return found
+
+
 def _answer_batch(model: nn.Module, batch: Batch) -> list[Answered]:
     wanted = batch.labels != IGNORED
     labels = batch.labels[wanted]
-    with logits_only_at(model, wanted):
+    with logits_only_at(model, wanted), deciding_on(model, batch.prompts):
         logits = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).logits[0]
     losses = functional.cross_entropy(logits.float(), labels, reduction="none").tolist()
     predicted = logits.argmax(-1).tolist()
+    routed = _routed(model, len(wanted))
     answers, start = [], 0
-    for count in wanted.sum(-1).tolist():
+    for row, count in enumerate(wanted.sum(-1).tolist()):
         span = slice(start, start + count)
         answers.append(
-            Answered(predicted=tuple(predicted[span]), log_probability=-sum(losses[span]) / count)
+            Answered(
+                predicted=tuple(predicted[span]),
+                log_probability=-sum(losses[span]) / count,
+                routed=routed[row],
+            )
         )
         start += count
     return answers
+
+
+def _routed(model: nn.Module, count: int) -> list[bool | None]:
+    """Whether each sequence of the last batch went to a side memory of any router."""
+    decisions = [router.decision for router in attached(model).values()]
+    if not decisions:
+        return [None] * count
+    return [any(d is not None and d.routes[row] >= 0 for d in decisions) for row in range(count)]
 
 
 def score(
@@ -166,6 +221,10 @@ def _scores(
         given = questions.find(state, prompt, text)
         return None if given is None else _share(given.predicted, questions.expected(prompt, text))
 
+    def routed(pairs: Iterable[tuple[str, str]]) -> float | None:
+        found = [questions.find(state, prompt, text) for prompt, text in pairs]
+        return _mean(None if g is None or g.routed is None else float(g.routed) for g in found)
+
     tokens = sum(
         len(questions.expected(p.prompt, p.answer))
         for p in edit.locality
@@ -179,6 +238,14 @@ def _scores(
         "stability": _stability(edit, questions, base, state) / tokens if tokens else None,
         "exact_match": None if success is None else float(success == 1),
         "preference": _preference(edit, questions, state),
+        "perplexity": _perplexity(edit, questions, state),
+        "out_of_distribution": _mean(
+            accuracy(p.prompt, p.answer) for p in edit.further.get(OUT_OF_DISTRIBUTION, ())
+        ),
+        "generated_match": _generated_match(edit, questions, state),
+        "routed_edits": routed([(edit.prompt, edit.target)]),
+        "routed_rephrasings": routed((p, edit.target) for p in edit.rephrasings),
+        "routed_locality": routed((p.prompt, p.answer) for p in edit.locality),
         TOKENS: float(tokens),
     }
 
@@ -203,6 +270,19 @@ def _preference(edit: Edit, questions: Questions, state: Sequence[Answered]) -> 
     new = questions.find(state, edit.prompt, edit.target)
     old = questions.find(state, edit.prompt, edit.old_target)
     return None if new is None or old is None else float(new.log_probability > old.log_probability)
+
+
+def _perplexity(edit: Edit, questions: Questions, state: Sequence[Answered]) -> float | None:
+    given = questions.find(state, edit.prompt, edit.target)
+    # Beyond this, exp would overflow; the model has no idea of the answer.
+    return None if given is None else math.exp(min(-given.log_probability, _HOPELESS))
+
+
+def _generated_match(edit: Edit, questions: Questions, state: Sequence[Answered]) -> float | None:
+    given = questions.find(state, edit.prompt, edit.target)
+    if given is None or given.generated is None:
+        return None
+    return float(given.generated == questions.expected(edit.prompt, edit.target))
 
 
 def _share(given: Sequence[int], expected: Sequence[int]) -> float:

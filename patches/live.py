@@ -1,22 +1,26 @@
 """A model in memory as a state of a base checkpoint: set it, advance it, look at the base.
 
 Weights are always rebuilt from the base's stored bytes plus the sum of the patches in force, so a
-live model has the same bytes as one loaded from disk, however it got there.
+live model has the same bytes as one loaded from disk, however it got there. Side memories stand
+beside the weights in routers (`patches.routing`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from patches import routing
 from patches.application import base_tensor, patched, total_change
 from patches.canonical import sha256
 from patches.checkpoint import Checkpoint
 from patches.dtypes import tensor_bytes
-from patches.errors import PatchError
+from patches.errors import ModelError, PatchError
 from patches.modules import parameters_by_tensor
 from patches.patch import PatchFile, tensors_changed
+from patches.side_memory import SideMemory
 
 
 class LiveModel:
@@ -25,11 +29,18 @@ class LiveModel:
     Between calls the weights that patches change are those of the state, and all others are left
     as they were loaded. The sums of the deltas are kept, so that advancing by a turn costs the
     same however many turns came before.
+
+    memories: the side memories in force, in the order of their turns.
+    materialise: keep them as dense matrices, faster on accelerators.
     """
 
-    def __init__(self, model: nn.Module, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, model: nn.Module, checkpoint: Checkpoint, *, materialise: bool = False
+    ) -> None:
         self.model = model
         self.checkpoint = checkpoint
+        self.memories: tuple[SideMemory, ...] = ()
+        self._materialise = materialise
         self._totals: dict[str, Tensor] = {}
         self._transposed: dict[str, bool] = {}
 
@@ -41,8 +52,9 @@ class LiveModel:
         """Give these tensors the base's weights, whatever they have been."""
         self._write_base(names)
 
-    def set_state(self, patches: Sequence[PatchFile]) -> None:
-        """Make the weights those of base + `patches`, from whatever they were."""
+    def set_state(self, patches: Sequence[PatchFile], memories: Sequence[SideMemory] = ()) -> None:
+        """Make the weights those of base + `patches`, from whatever they were, with `memories`
+        beside them in place of any that were there."""
         changed = tensors_changed(patches)
         self._check_fit(patches)
         leaving = {name: flag for name, flag in self._transposed.items() if name not in changed}
@@ -55,9 +67,11 @@ class LiveModel:
         self._totals, self._transposed = totals, changed
         for name in changed:
             self._write(name)
+        self._attach(tuple(memories))
 
     def advance(self, patch: PatchFile) -> None:
         """Add one more patch to the state."""
+        memories = self._keeping_their_main(patch)
         for name, info in patch.changes.items():
             if self._transposed.get(name, info.transposed) != info.transposed:
                 raise PatchError(f"{patch.path}: {name} is stored in another layout")
@@ -70,6 +84,14 @@ class LiveModel:
                 self._totals[name] = total
             self._transposed[name] = info.transposed
             self._write(name)
+        self._attach((*memories, *(patch.memory(name) for name in patch.memories)))
+
+    def stored(self, name: str) -> Tensor:
+        """Tensor `name` of the state as a checkpoint stores it, on the CPU."""
+        base = base_tensor(self.checkpoint, name)
+        if name not in self._totals:
+            return base
+        return self._patched(name, base, base.dtype).cpu()
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every patched tensor's bytes in the base's dtype, as a checkpoint holds it."""
@@ -94,10 +116,24 @@ class LiveModel:
         """Inside, the model is the un-edited base; afterwards it is at its state again."""
         self._write_base(self._transposed)
         try:
-            yield self.model
+            with routing.bypassed(self.model):
+                yield self.model
         finally:
             for name in self._transposed:
                 self._write(name)
+
+    def _attach(self, memories: tuple[SideMemory, ...]) -> None:
+        routing.attach(self.model, memories, materialise=self._materialise)
+        self.memories = memories
+
+    def _keeping_their_main(self, patch: PatchFile) -> tuple[SideMemory, ...]:
+        """The memories, where `patch` changes the weight beside one with that weight as it is."""
+        return tuple(
+            replace(memory, main=self.stored(memory.tensor))
+            if memory.main is None and memory.tensor in patch.changes
+            else memory
+            for memory in self.memories
+        )
 
     def _check_fit(self, patches: Sequence[PatchFile]) -> None:
         """Before any weight is touched: the model has what `patches` change, in that shape."""
@@ -112,7 +148,13 @@ class LiveModel:
                     )
 
     def _parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
-        return parameters_by_tensor(self.model, names)
+        found = parameters_by_tensor(self.model, names)
+        for name, parameter in found.items():
+            if parameter.is_meta:
+                raise ModelError(
+                    f"{name} is offloaded and not in memory; load the model without offloading"
+                )
+        return found
 
     def _device_of(self, name: str) -> torch.device:
         return self._parameters([name])[name].device

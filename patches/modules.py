@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,10 +20,38 @@ class Target:
     transposed: bool
 
 
+class Wrapper(nn.Module):
+    """Takes a linear module's place in a model, with that very module inside.
+
+    The parameters stay where they were, under their names: the module is not registered as a part,
+    its parameters are.
+    """
+
+    module: nn.Module
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        # Around torch's own way, which would register it.
+        self.__dict__["module"] = module
+        for name, parameter in module.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves to other devices and dtypes go on to the module inside."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        for name, parameter in self._parameters.items():
+            self.module._parameters[name] = parameter
+        return self
+
+
 def editable_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module with a weight matrix of its own between hidden states, by name, in order."""
-    found = {}
-    for name, module in model.named_modules():
+    """Every module with a weight matrix of its own between hidden states, by name, in order.
+
+    Of a wrapped one, the module inside.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, wrapper in model.named_modules():
+        module = wrapper.module if isinstance(wrapper, Wrapper) else wrapper
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.dim() == 2 and _is_linear(module):
             found[name] = module

@@ -8,7 +8,8 @@ A patch describes itself without a database. Its metadata hold, all as text:
     hyperparameters     canonical JSON
     turn                the turn's number
     parent              digest of the patch before it on the branch, or ""
-    changes             canonical JSON: tensor name → kind, shape (d_out, d_in), transposed
+    changes             canonical JSON: tensor name → kind, shape (d_out, d_in), transposed, and for
+                        a side memory its routing
 
 and the tensors are named ``<tensor name>/<part of the delta>``. An editor state is a file of the
 same make with format "edit-ledger-state".
@@ -24,9 +25,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from patches.canonical import canonical_json
-from patches.deltas import KINDS, Delta
+from patches.deltas import KINDS, Delta, Sparse
 from patches.dtypes import NAMES, tensor_bytes
 from patches.errors import PatchError
+from patches.side_memory import SIDE_MEMORY, Routing, SideMemory
 
 PATCH_FORMAT = "edit-ledger-patch"
 STATE_FORMAT = "edit-ledger-state"
@@ -36,10 +38,14 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Change:
-    """The delta of one tensor. `transposed`: the checkpoint stores (d_in, d_out), as GPT-2 does."""
+    """The delta of one tensor. `transposed`: the checkpoint stores (d_in, d_out), as GPT-2 does.
+
+    routing: makes it a side memory: not added to the weight, but put beside it.
+    """
 
     delta: Delta
     transposed: bool = False
+    routing: Routing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +56,18 @@ class ChangeInfo:
     shape: tuple[int, int]
     transposed: bool
     rank: int | None
+    routing: Routing | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        content: dict[str, Any] = {
             "kind": self.kind,
             "shape": list(self.shape),
             "transposed": self.transposed,
             "rank": self.rank,
         }
+        if self.routing is not None:
+            content["routing"] = self.routing.to_json()
+        return content
 
     @classmethod
     def from_json(cls, found: Any) -> "ChangeInfo":
@@ -68,10 +78,13 @@ class ChangeInfo:
             shape=(d_out, d_in),
             transposed=found["transposed"],
             rank=found["rank"],
+            routing=Routing.from_json(found["routing"]) if "routing" in found else None,
         )
         counts = info.shape if info.rank is None else (*info.shape, info.rank)
         if (type(info.kind), type(info.transposed)) != (str, bool) or {*map(type, counts)} != {int}:
             raise TypeError(f"a change described as {found!r}")
+        if (info.kind == SIDE_MEMORY) != (info.routing is not None):
+            raise ValueError(f"a change of the kind {info.kind} described as {found!r}")
         return info
 
 
@@ -87,11 +100,14 @@ class PatchHeader:
 
 
 class PatchFile:
-    """A patch on disk; deltas are read when asked for, one tensor at a time."""
+    """A patch on disk; deltas are read when asked for, one tensor at a time.
+
+    changes: what it adds to weights. memories: what it puts beside weights.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        metadata = _read_metadata(path, PATCH_FORMAT)
+        metadata = read_metadata(path, PATCH_FORMAT)
         try:
             self.header = PatchHeader(
                 base=metadata["base"],
@@ -100,17 +116,20 @@ class PatchFile:
                 turn=int(metadata["turn"]),
                 parent=metadata["parent"] or None,
             )
-            self.changes = {
+            described = {
                 name: ChangeInfo.from_json(info)
                 for name, info in dict(json.loads(metadata["changes"])).items()
             }
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError, PatchError) as error:
             raise PatchError(f"{path}: the header of the patch is damaged ({error!r})") from error
+        self.changes = {n: info for n, info in described.items() if info.routing is None}
+        self.memories = {n: info for n, info in described.items() if info.routing is not None}
 
     def delta(self, tensor: str) -> Delta:
         """The delta of `tensor`; PatchError if the file does not hold what its header says."""
-        info = self.changes[tensor]
-        if info.kind not in KINDS:
+        info = self.changes.get(tensor) or self.memories[tensor]
+        kind = Sparse.kind if info.kind == SIDE_MEMORY else info.kind
+        if kind not in KINDS:
             raise PatchError(
                 f"{self.path}: tensor {tensor} has a delta of the unknown kind {info.kind!r}; "
                 f"this program knows {', '.join(KINDS)}. A newer edit-ledger may have written it"
@@ -121,19 +140,38 @@ class PatchFile:
                 parts = {name.rpartition("/")[2]: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise PatchError(f"{self.path}: cannot be read ({error})") from error
-        delta = KINDS[info.kind].from_tensors(parts)
+        delta = KINDS[kind].from_tensors(parts)
         if delta.shape != info.shape:
             raise PatchError(
                 f"{self.path}: the delta of {tensor} is {delta.shape}, its header says {info.shape}"
             )
         return delta
 
+    def memory(self, tensor: str, *, main: Tensor | None = None) -> SideMemory:
+        """The side memory beside `tensor`. main: as in `SideMemory`."""
+        info = self.memories[tensor]
+        delta = self.delta(tensor)
+        if not isinstance(delta, Sparse) or info.routing is None:
+            raise PatchError(f"{self.path}: tensor {tensor} has no side memory")
+        return SideMemory(
+            turn=self.header.turn,
+            tensor=tensor,
+            transposed=info.transposed,
+            delta=delta,
+            routing=info.routing,
+            main=main,
+        )
+
 
 def describe(change: Change) -> ChangeInfo:
     """The header's view of a change in memory."""
     delta = change.delta
     return ChangeInfo(
-        kind=delta.kind, shape=delta.shape, transposed=change.transposed, rank=delta.rank
+        kind=delta.kind if change.routing is None else SIDE_MEMORY,
+        shape=delta.shape,
+        transposed=change.transposed,
+        rank=delta.rank,
+        routing=change.routing,
     )
 
 
@@ -168,7 +206,7 @@ def encode_state(method: str, tensors: Mapping[str, Tensor]) -> bytes:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of an editor state."""
-    _read_metadata(path, STATE_FORMAT)
+    read_metadata(path, STATE_FORMAT)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -212,7 +250,8 @@ def tensors_changed(patches: Iterable[PatchFile]) -> dict[str, bool]:
     return changed
 
 
-def _read_metadata(path: Path, expected: str) -> dict[str, str]:
+def read_metadata(path: Path, expected: str) -> dict[str, str]:
+    """The metadata of a file of ours; PatchError unless it is of the format `expected`."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}

@@ -38,6 +38,13 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
 
+    @property
+    def prompts(self) -> Tensor:
+        """(b, t), bool: the tokens of the prompts, neither answer nor padding."""
+        wanted = (self.labels != IGNORED).long()
+        # What predicts the answer's first token is the prompt's last.
+        return self.attention_mask.bool() & (wanted.cumsum(-1) - wanted == 0)
+
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(
             input_ids=self.input_ids.to(device),
@@ -57,6 +64,13 @@ def encode(tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]) -> li
         Encoded(ids=(*prompt, *answer[:-1]), answer=tuple(answer) if text else ())
         for prompt, answer, text in zip(prompt_ids, answer_ids, stripped, strict=True)
     ]
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[Encoded]:
+    """Token ids of prompts without an answer."""
+    if not prompts:
+        return []
+    return [Encoded(ids=tuple(ids), answer=()) for ids in tokenizer(list(prompts))["input_ids"]]
 
 
 def batches(encoded: Sequence[Encoded], size: int) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 import migrations
+from ledger.database import SCHEMA
 
 # On SQLite this makes anew the table that most others refer to.
 REBUILD = """
@@ -59,12 +60,23 @@ print(*migrations.upgrade(engine, folder=folder))
 """
 
 
+REAL = [f"{number:04}" for number in range(1, int(SCHEMA) + 1)]
+"""The revisions that exist, oldest first."""
+NEXT = f"{int(SCHEMA) + 1:04}"
+
+
 def add_revision(environment: Path, body: str) -> None:
-    """Write revision 0002, with the functions in `body`, into a copy of the environment."""
-    (environment / "versions" / "0002_next.py").write_text(
+    """Write revision `NEXT`, with the functions in `body`, into a copy of the environment."""
+    (environment / "versions" / f"{NEXT}_next.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        f"revision = '0002'\ndown_revision = '0001'\n{body}"
+        f"revision = '{NEXT}'\ndown_revision = '{SCHEMA}'\n{body}"
     )
+
+
+def remove_all(environment: Path) -> None:
+    """Take all revisions out of a copy of the environment."""
+    for path in (environment / "versions").glob("0*.py"):
+        path.unlink()
 
 
 def upgrade_elsewhere(engine: Engine, environment: Path) -> subprocess.Popen[str]:

@@ -16,6 +16,7 @@ from ledger.orm import (
     OutcomeRow,
     RefMoveRow,
     RefRow,
+    ReplacementRow,
     SkippedRow,
     Table,
     TurnRow,
@@ -38,6 +39,7 @@ def record(engine: Engine) -> None:
             session,
             SkippedRow(turn_id=turn.id, row=7, reason="the target is empty"),
             UndoRow(turn_id=undoing.id, undone_id=turn.id),
+            ReplacementRow(turn_id=undoing.id, replaced_id=turn.id),
             RefRow(name="main", kind="branch", turn_id=undoing.id),
             RefRow(name="first", kind="tag", turn_id=turn.id),
             _move(turn, undoing),
@@ -117,6 +119,7 @@ def _edit_turn() -> TurnRow:
         notes=[],
         created_at=NOW,
         hash="2" * 64,
+        figures={"loss_before": 7.5},
     )
 
 

@@ -16,7 +16,7 @@ from ledger.rolling_back import rollback_to, rollback_turn
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.deltas import LowRank
-from patches.editors import EDITORS
+from patches.editors import EDITORS, Facts
 from patches.errors import HistoryError
 from patches.live import LiveModel
 from patches.patch import PatchFile, read_state
@@ -209,9 +209,10 @@ def test_after_undoing_a_turn_the_statistics_are_the_merge_over_the_others(
     live = LiveModel(load(tiny_llama), ledger.checkpoint)
     live.set_state([PatchFile(ledger.store.path(row.patch_digest or "")) for row in kept])
     states = [read_state(ledger.store.path(row.editor_state_digest or "")) for row in kept]
-    editor = EDITORS["ultraedit"].start(live, turns[0].hyperparameters, states)
+    editor = EDITORS["ultraedit"].start(live, None, turns[0].hyperparameters, states)
     prompts, targets = ([str(row[name]) for row in rows] for name in ("prompt", "target"))
-    expected = editor.edit(encode(tokenizer(), prompts, targets)).changes
+    encoded = encode(tokenizer(), prompts, targets)
+    expected = editor.edit(Facts(edits=[], encoded=encoded)).changes
     found = PatchFile(ledger.store.path(turns[4].patch_digest or ""))
     assert set(found.changes) == set(expected)
     for name, change in expected.items():

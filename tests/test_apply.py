@@ -92,7 +92,7 @@ def test_what_apply_tells_programs_is_complete(ledger: Ledger, tmp_path: Path) -
     told = apply_to_folder(ledger, tmp_path / "out").to_json()
     assert set(told) == {
         *("folder", "turn", "hash", "in_force", "tensors", "files", "bytes_written"),
-        *("bytes_taken_over", "left_out", "notes"),
+        *("bytes_taken_over", "left_out", "notes", "memories"),
     }
     assert json.loads(json.dumps(told)) == told
     assert told["files"] == len(files(tmp_path / "out"))

@@ -76,6 +76,7 @@ def content(row: TurnRow) -> dict[str, object]:
         dataset="identity",
         skipped=[(7, "no prompt"), (3, "empty target")],
         undoes=[4, 1],
+        replaces=[],
         parent="before",
     )
 
@@ -208,6 +209,12 @@ def test_each_turn_is_chained_to_the_one_before_and_the_first_to_nothing(
     assert [turn.parent for turn in turns] == [None, turns[0].row.hash, turns[1].row.hash]
     assert len({turn.row.hash for turn in turns}) == 3
     first = chain.turn_content(
-        turns[0].row, base="b", dataset=None, skipped=[], undoes=[], parent=turns[0].parent
+        turns[0].row,
+        base="b",
+        dataset=None,
+        skipped=[],
+        undoes=[],
+        replaces=[],
+        parent=turns[0].parent,
     )
     assert first["parent"] == EMPTY

@@ -23,9 +23,15 @@ METRICS = {
     "stability",
     "exact_match",
     "preference",
+    "perplexity",
+    "out_of_distribution",
+    "generated_match",
+    "routed_edits",
+    "routed_rephrasings",
+    "routed_locality",
 }
-LOG_KEYS = {"turn", "branch", "kind", "method", "state", "undoes", "edits", "skipped", "message"}
-LOG_KEYS |= {"patch", "hash", "parent", "created_at", "seconds", "scores"}
+LOG_KEYS = {"turn", "branch", "kind", "method", "state", "undoes", "edits", "skipped"}
+LOG_KEYS |= {"message", "replaces", "patch", "hash", "parent", "created_at", "seconds", "scores"}
 
 
 def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from patches.deltas import KINDS, Delta, Dense, LowRank
+from patches.deltas import KINDS, Delta, Dense, LowRank, Sparse
 from patches.errors import PatchError
 
 SIZES = st.integers(min_value=1, max_value=6)
@@ -28,7 +28,16 @@ def dense(_n: int, d_in: int, d_out: int, seed: int = 0) -> Dense:
     return Dense(delta=whole((d_out, d_in), seed))
 
 
-MAKERS: dict[str, Callable[[int, int, int, int], Delta]] = {"low-rank": low_rank, "dense": dense}
+def sparse(n: int, d_in: int, d_out: int, seed: int = 0) -> Sparse:
+    mask = whole((d_out, d_in), seed + n) > 0
+    return Sparse.of(whole((d_out, d_in), seed, torch.bfloat16), mask)
+
+
+MAKERS: dict[str, Callable[[int, int, int, int], Delta]] = {
+    "low-rank": low_rank,
+    "dense": dense,
+    "sparse": sparse,
+}
 
 
 def test_every_kind_is_listed_and_tested_here() -> None:
@@ -109,8 +118,62 @@ def test_a_dense_delta_that_is_no_matrix_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "parts"),
-    [("low-rank", ["A"]), ("low-rank", ["A", "B", "C"]), ("dense", []), ("dense", ["A", "B"])],
+    [
+        ("low-rank", ["A"]),
+        ("low-rank", ["A", "B", "C"]),
+        ("dense", []),
+        ("dense", ["A", "B"]),
+        ("sparse", ["mask", "values"]),
+        ("sparse", ["mask", "shape", "values", "more"]),
+    ],
 )
 def test_missing_and_surplus_parts_are_refused_by_name(kind: str, parts: list[str]) -> None:
     with pytest.raises(PatchError, match=f"{kind} delta has the .*part"):
         KINDS[kind].from_tensors({part: torch.zeros(2, 2) for part in parts})
+
+
+@given(d_in=st.integers(1, 20), d_out=SIZES, seed=st.integers(0, 99))
+def test_sparse_is_the_matrix_where_the_mask_marks_it_and_zero_elsewhere(
+    d_in: int, d_out: int, seed: int
+) -> None:
+    matrix = whole((d_out, d_in), seed, torch.bfloat16)
+    mask = whole((d_out, d_in), seed + 1) > 2
+    delta = Sparse.of(matrix, mask)
+    assert torch.equal(delta.dense(dtype=torch.bfloat16), matrix * mask)
+    assert delta.values.dtype == torch.bfloat16
+    assert delta.mask.numel() == (d_in * d_out + 7) // 8
+    total = torch.zeros(d_out, d_in, dtype=torch.float64)
+    delta.add_to(total)
+    assert torch.equal(total, (matrix * mask).double())
+
+
+def bits(*marked: int, size: int) -> torch.Tensor:
+    mask = torch.zeros(size, dtype=torch.uint8)
+    for place in marked:
+        mask[place // 8] |= 1 << place % 8
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "values", "reason"),
+    [
+        (bits(0, size=1), torch.zeros(1), "has 2 bytes"),
+        (bits(0, size=3), torch.zeros(1), "has 2 bytes"),
+        (bits(0, size=2).int(), torch.zeros(1), "has 2 bytes"),
+        (bits(0, 11, size=2), torch.zeros(3), "marks 2 entries"),
+        (bits(0, 11, size=2), torch.zeros(2, dtype=torch.int64), "marks 2 entries"),
+        (bits(12, size=2), torch.zeros(1), "beyond its end"),
+    ],
+)
+def test_a_mask_that_does_not_fit_its_values_is_refused(
+    mask: torch.Tensor, values: torch.Tensor, reason: str
+) -> None:
+    with pytest.raises(PatchError, match=reason):
+        Sparse(shape=(3, 4), mask=mask, values=values)
+
+
+@pytest.mark.parametrize("shape", [[3], [3, 4, 5], [0, 4], [-1, 4]])
+def test_a_sparse_delta_whose_shape_is_no_matrix_is_refused(shape: list[int]) -> None:
+    parts = {"shape": torch.tensor(shape), "mask": bits(0, size=2), "values": torch.zeros(1)}
+    with pytest.raises(PatchError, match="a sparse delta is a matrix"):
+        Sparse.from_tensors(parts)

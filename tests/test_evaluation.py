@@ -118,6 +118,8 @@ def plain_scores(edit: Edit, base: nn.Module, state: nn.Module) -> Scores:
         "stability": average(same),
         "exact_match": float(all(new.right)),
         "preference": preference,
+        "perplexity": math.exp(-new.log_probability),
+        **dict.fromkeys(METRICS[7:]),
         TOKENS: float(len(same)),
     }
 

@@ -11,11 +11,12 @@ from sqlalchemy.exc import DBAPIError
 
 import migrations
 from ledger import database
+from ledger.database import SCHEMA
 from ledger.orm import Table
 from migrations.transaction import transaction
 from patches.errors import DatabaseError
 from tests import revisions, sample_history
-from tests.revisions import add_revision
+from tests.revisions import NEXT, REAL, add_revision, remove_all
 
 Schema = dict[str, dict[str, object]]
 
@@ -35,7 +36,7 @@ def environment(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recorded(engine: Engine) -> Engine:
-    """A database at revision 0001 with a row in every table."""
+    """A database at the newest revision with a row in every table."""
     migrations.upgrade(engine)
     sample_history.record(engine)
     return engine
@@ -124,9 +125,9 @@ def test_a_created_database_equals_a_migrated_one(engine: Engine) -> None:
 
 def test_an_empty_database_gets_all_tables(engine: Engine) -> None:
     assert migrations.current(engine) is None
-    assert migrations.pending(engine) == ["0001"]
-    assert migrations.upgrade(engine) == ["0001"]
-    assert migrations.current(engine) == "0001"
+    assert migrations.pending(engine) == REAL
+    assert migrations.upgrade(engine) == REAL
+    assert migrations.current(engine) == SCHEMA
     assert migrations.pending(engine) == []
     database.check_schema(engine)
 
@@ -152,10 +153,10 @@ def test_upgrading_prints_nothing(engine: Engine, capfd: pytest.CaptureFixture[s
 def test_up_down_up_removes_everything_and_starts_afresh(recorded: Engine) -> None:
     full, tables = rows(recorded), schema(recorded)
     assert all(full.values()), "the sample history leaves a table empty"
-    assert migrations.downgrade(recorded, "base") == ["0001"]
+    assert migrations.downgrade(recorded, "base") == REAL[::-1]
     assert inspect(recorded).get_table_names() == [database.VERSION_TABLE]
     assert migrations.current(recorded) is None
-    assert migrations.upgrade(recorded) == ["0001"]
+    assert migrations.upgrade(recorded) == REAL
     assert schema(recorded) == tables
     assert not any(rows(recorded).values())
     sample_history.record(recorded)
@@ -167,14 +168,31 @@ def test_rows_survive_the_rebuilding_of_a_table_that_others_refer_to(
 ) -> None:
     add_revision(environment, revisions.REBUILD)
     full, tables = rows(recorded), schema(recorded)
-    assert migrations.pending(recorded, folder=environment) == ["0002"]
-    assert migrations.upgrade(recorded, folder=environment) == ["0002"]
+    assert migrations.pending(recorded, folder=environment) == [NEXT]
+    assert migrations.upgrade(recorded, folder=environment) == [NEXT]
     assert rows(recorded) == full
     assert "reviewer" in [c["name"] for c in inspect(recorded).get_columns("turns")]
     assert schema(recorded)["turns"]["checks"] == tables["turns"]["checks"]
-    assert migrations.downgrade(recorded, "0001", folder=environment) == ["0002"]
+    assert migrations.downgrade(recorded, SCHEMA, folder=environment) == [NEXT]
     assert rows(recorded) == full
     assert schema(recorded) == tables
+
+
+def test_turns_of_the_first_schema_get_no_figures_and_keep_everything_else(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    sample_history.record(engine)
+    full = rows(engine)
+    migrations.downgrade(engine, "0001")
+    assert "figures" not in [c["name"] for c in inspect(engine).get_columns("turns")]
+    assert not inspect(engine).has_table("replacements")
+    assert migrations.upgrade(engine) == ["0002"]
+    with engine.connect() as connection:
+        found = connection.execute(select(Table.metadata.tables["turns"].c.figures)).scalars()
+        assert set(map(str, found)) == {"{}"}
+    after = rows(engine)
+    assert after.pop("replacements") == []
+    assert [row[:-1] for row in after.pop("turns")] == [row[:-1] for row in full["turns"]]
+    assert after == {name: kept for name, kept in full.items() if name in after}
 
 
 def test_foreign_keys_are_enforced_again_after_an_upgrade(
@@ -197,7 +215,7 @@ def test_an_upgrade_that_would_orphan_a_row_is_refused(recorded: Engine, environ
     with pytest.raises(DatabaseError, match=r"does not exist|foreign key"):
         migrations.upgrade(recorded, folder=environment)
     assert rows(recorded) == full
-    assert migrations.current(recorded) == "0001"
+    assert migrations.current(recorded) == SCHEMA
 
 
 def test_an_upgrade_that_fails_half_way_leaves_the_database_as_it_was(
@@ -208,7 +226,7 @@ def test_an_upgrade_that_fails_half_way_leaves_the_database_as_it_was(
     with pytest.raises(DatabaseError, match=r"no_such_table.*Nothing was changed"):
         migrations.upgrade(recorded, folder=environment)
     assert (schema(recorded), rows(recorded)) == before
-    assert migrations.current(recorded) == "0001"
+    assert migrations.current(recorded) == SCHEMA
     assert migrations.upgrade(recorded) == []
 
 
@@ -219,7 +237,7 @@ def test_an_upgrade_from_nothing_that_fails_later_leaves_nothing(
     with pytest.raises(DatabaseError, match="no_such_table"):
         migrations.upgrade(engine, folder=environment)
     assert inspect(engine).get_table_names() == []
-    assert migrations.upgrade(engine) == ["0001"]
+    assert migrations.upgrade(engine) == REAL
 
 
 def test_an_upgrade_that_is_killed_leaves_the_database_as_it_was(
@@ -241,7 +259,7 @@ def test_of_two_upgrades_at_once_one_runs_and_the_other_finds_nothing_to_do(
     processes = [revisions.upgrade_elsewhere(recorded, environment) for _ in range(2)]
     outcomes = [process.communicate(timeout=90) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outcomes
-    assert sorted(out.strip() for out, _ in outcomes) == ["", "0002"]
+    assert sorted(out.strip() for out, _ in outcomes) == ["", NEXT]
     assert inspect(recorded).has_table("made_once")
 
 
@@ -260,7 +278,9 @@ def test_nobody_writes_to_sqlite_while_it_is_upgraded(tmp_path: Path) -> None:
 
 def test_an_older_database_is_refused_with_the_command_to_run(recorded: Engine) -> None:
     stamp(recorded, "0000")
-    with pytest.raises(DatabaseError, match=r"at schema 0000.*needs 0001; run: ledger db upgrade"):
+    with pytest.raises(
+        DatabaseError, match=rf"at schema 0000.*needs {SCHEMA}; run: ledger db upgrade"
+    ):
         database.check_schema(recorded)
 
 
@@ -269,7 +289,7 @@ def test_a_database_without_tables_is_refused_with_the_command_to_run(engine: En
         database.check_schema(engine)
 
 
-@pytest.mark.parametrize("revision", ["0002", "9999"])
+@pytest.mark.parametrize("revision", [NEXT, "9999"])
 def test_a_newer_database_is_neither_opened_nor_upgraded(recorded: Engine, revision: str) -> None:
     stamp(recorded, revision)
     before = schema(recorded), rows(recorded)
@@ -309,7 +329,7 @@ def test_an_unreachable_database_is_named_in_the_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_revisions_is_named_in_the_error(environment: Path) -> None:
-    (environment / "versions" / "0001_first_tables.py").unlink()
+    remove_all(environment)
     with pytest.raises(DatabaseError, match="environment holds no migrations"):
         migrations.head(folder=environment)
 
@@ -317,7 +337,7 @@ def test_a_folder_without_revisions_is_named_in_the_error(environment: Path) -> 
 def test_a_folder_with_a_percent_sign_in_its_name_works(engine: Engine, tmp_path: Path) -> None:
     folder = tmp_path / "100%(here)s"
     shutil.copytree(migrations.FOLDER, folder)
-    assert migrations.upgrade(engine, folder=folder) == ["0001"]
+    assert migrations.upgrade(engine, folder=folder) == REAL
 
 
 def test_a_generated_first_revision_builds_the_same_tables(
@@ -326,7 +346,7 @@ def test_a_generated_first_revision_builds_the_same_tables(
     create(engine)
     created = schema(engine)
     clear(engine)
-    (environment / "versions" / "0001_first_tables.py").unlink()
+    remove_all(environment)
     with transaction(engine) as connection:
         configuration = migrations.configuration(connection, folder=environment)
         command.revision(configuration, "all of it", autogenerate=True)
@@ -340,6 +360,6 @@ def test_a_new_revision_gets_the_next_number(recorded: Engine, environment: Path
     with transaction(recorded) as connection:
         configuration = migrations.configuration(connection, folder=environment)
         command.revision(configuration, "nothing yet", autogenerate=True)
-    assert (environment / "versions" / "0002_nothing_yet.py").is_file()
-    assert migrations.upgrade(recorded, folder=environment) == ["0002"]
-    assert migrations.downgrade(recorded, "0001", folder=environment) == ["0002"]
+    assert (environment / "versions" / f"{NEXT}_nothing_yet.py").is_file()
+    assert migrations.upgrade(recorded, folder=environment) == [NEXT]
+    assert migrations.downgrade(recorded, SCHEMA, folder=environment) == [NEXT]

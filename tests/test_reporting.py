@@ -18,12 +18,12 @@ from patches.evaluation import METRICS
 from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
 
 TURN = {
-    *("turn", "branch", "kind", "method", "state", "undoes", "edits", "skipped", "message"),
-    *("patch", "hash", "parent", "created_at", "seconds", "scores"),
+    *("turn", "branch", "kind", "method", "state", "undoes", "replaces", "edits", "skipped"),
+    *("message", "patch", "hash", "parent", "created_at", "seconds", "scores"),
 }
 DETAILS = TURN | {
     *("hyperparameters", "seed", "author", "dataset", "rows", "skipped_rows", "editor_state"),
-    *("tensors", "environment", "peak_memory", "notes", "undone_by", "edit_list"),
+    *("figures", "tensors", "environment", "peak_memory", "notes", "undone_by", "edit_list"),
 }
 STATUS = {
     *("ledger", "database", "schema", "store", "store_bytes", "model", "revision"),
@@ -122,7 +122,7 @@ def test_status_tells_exactly_these_facts(ledger: Ledger) -> None:
     assert set(found) == STATUS
     assert (found["turn"], found["branch"], found["schema"]) == (3, "main", database.SCHEMA)
     assert found["hash"] == log(ledger)[-1].row.hash
-    assert found["turns"] == {"edit": 2, "rollback": 1, "in_force": 1, "rolled_back": 1}
+    assert found["turns"] == {"edit": 2, "rollback": 1, "merge": 0, "in_force": 1, "rolled_back": 1}
     assert found["in_force"] == [2]
     assert (found["edits_in_force"], found["edits_recorded"], found["skipped"]) == (2, 5, 2)
     assert found["scores"] is None

@@ -112,7 +112,7 @@ def test_undoing_a_turn_gives_the_bytes_of_base_plus_all_others(
     rolled_back = rollback_turn(ledger, undone)
     others = [number for number in range(1, EDITS + 1) if number != undone]
     assert rolled_back == RolledBack(
-        turn=EDITS + 1, undoes=[undone], in_force=others, brought_back=[]
+        turn=EDITS + 1, undoes=[undone], in_force=others, brought_back=[], separated=[]
     )
     total = torch.zeros(32, 48, dtype=torch.float64)
     for number in others:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from patches.checkpoint import open_checkpoint
 from patches.deltas import Delta, Dense, LowRank
-from patches.editors import EDITORS, Prepared, Result
+from patches.edit import Edit
+from patches.editors import EDITORS, Facts, Prepared, Request, Result
 from patches.editors.statistics import Moments
 from patches.editors.ultraedit import (
     Captured,
@@ -21,11 +22,12 @@ from patches.editors.ultraedit import (
     values,
 )
 from patches.editors.ultraedit_editor import UltraEditEditor
+from patches.editors.wise_editor import WiseEditor
 from patches.errors import EditingError, ModelError, SettingError
 from patches.live import LiveModel
 from patches.modules import editable_modules, targets_for
 from patches.patch import PatchFile, PatchHeader, encode_patch, encode_state, read_state
-from patches.tokens import Encoded, encode
+from patches.tokens import encode
 from tests.tiny_models import FACTS, FAMILIES, build, load, tokenizer
 
 SETTINGS = UltraEditSettings(modules=("m",), learning_rate=0.01)
@@ -48,8 +50,12 @@ def whole(delta: Delta) -> Tensor:
     return total
 
 
-def encoded(facts: Sequence[tuple[str, str]] = FACTS) -> list[Encoded]:
-    return encode(tokenizer(), [prompt for prompt, _ in facts], [answer for _, answer in facts])
+def encoded(facts: Sequence[tuple[str, str]] = FACTS) -> Facts:
+    prompts, answers = zip(*facts, strict=True)
+    return Facts(
+        edits=[Edit(prompt=prompt, target=answer) for prompt, answer in facts],
+        encoded=encode(tokenizer(), prompts, answers),
+    )
 
 
 def feed_forward(model: nn.Module, layer: int = 1) -> list[str]:
@@ -67,7 +73,7 @@ def prepared(
 ) -> Prepared:
     chosen = modules or feed_forward(live.model)
     given_ = {"learning_rate": "0.02", "batch_size": "3", **(assignments or {})}
-    return UltraEditEditor.prepare(live, modules=chosen, assignments=given_)
+    return UltraEditEditor.prepare(live, None, Request(modules=chosen, assignments=given_))
 
 
 def patch_bytes(result: Result) -> bytes:
@@ -173,7 +179,7 @@ def test_settings_survive_json_and_the_defaults_are_the_published_ones() -> None
 def test_edits_make_the_targets_more_probable(family: str, variance: str, tmp_path: Path) -> None:
     live = opened(tmp_path / "model", family)
     setting = prepared(live, assignments={"variance": variance}).hyperparameters
-    editor = UltraEditEditor.start(live, setting, [])
+    editor = UltraEditEditor.start(live, None, setting, [])
     result = editor.edit(encoded())
     assert set(result.changes) <= set(live.checkpoint.tensors)
     assert all(change.transposed == (family == "gpt2") for change in result.changes.values())
@@ -181,13 +187,13 @@ def test_edits_make_the_targets_more_probable(family: str, variance: str, tmp_pa
     editor.accept(result)
     again = editor.edit(encoded())
     assert again.figures["loss_before"] < 0.9 * result.figures["loss_before"]
-    assert result.figures["tokens"] == sum(len(item.answer) for item in encoded())
+    assert result.figures["tokens"] == sum(len(item.answer) for item in encoded().encoded)
 
 
 def test_a_turn_changes_neither_model_nor_editor_until_it_is_accepted(tmp_path: Path) -> None:
     live = opened(tmp_path)
     before = {name: weight.clone() for name, weight in live.model.named_parameters()}
-    editor = UltraEditEditor.start(live, prepared(live).hyperparameters, [])
+    editor = UltraEditEditor.start(live, None, prepared(live).hyperparameters, [])
     first, second = editor.edit(encoded()), editor.edit(encoded())
     assert patch_bytes(first) == patch_bytes(second)
     for name, weight in live.model.named_parameters():
@@ -215,7 +221,7 @@ def test_a_turn_has_the_same_bytes_each_time_and_the_same_values_for_any_threads
     totals: list[dict[str, Tensor]] = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        results = [UltraEditEditor.start(live, setting, []).edit(encoded()) for _ in range(2)]
+        results = [UltraEditEditor.start(live, None, setting, []).edit(encoded()) for _ in range(2)]
         assert patch_bytes(results[0]) == patch_bytes(results[1])
         totals.append({name: whole(made.delta) for name, made in results[0].changes.items()})
     for name, total in totals[0].items():
@@ -225,7 +231,7 @@ def test_a_turn_has_the_same_bytes_each_time_and_the_same_values_for_any_threads
 def test_a_restarted_editor_goes_on_bit_by_bit(tmp_path: Path) -> None:
     live = opened(tmp_path / "model")
     setting = prepared(live).hyperparameters
-    editor = UltraEditEditor.start(live, setting, [])
+    editor = UltraEditEditor.start(live, None, setting, [])
     states = []
     for turn, facts in enumerate((FACTS[:3], FACTS[3:6])):
         result = editor.edit(encoded(facts))
@@ -236,10 +242,10 @@ def test_a_restarted_editor_goes_on_bit_by_bit(tmp_path: Path) -> None:
         states.append(read_state(path))
     on, restarted = (
         editor.edit(encoded()),
-        UltraEditEditor.start(live, setting, states).edit(encoded()),
+        UltraEditEditor.start(live, None, setting, states).edit(encoded()),
     )
     assert patch_bytes(on) == patch_bytes(restarted)
-    fresh = UltraEditEditor.start(live, setting, states[:1]).edit(encoded())
+    fresh = UltraEditEditor.start(live, None, setting, states[:1]).edit(encoded())
     assert patch_bytes(on) != patch_bytes(fresh)
 
 
@@ -250,20 +256,20 @@ def test_a_tied_head_is_edited_through_the_tensor_that_stores_it(
     live = opened(tmp_path / "model", family, tie_word_embeddings=True)
     stored = "transformer.wte.weight" if family == "gpt2" else "model.embed_tokens.weight"
     setting = prepared(live, ["lm_head"]).hyperparameters
-    result = UltraEditEditor.start(live, setting, []).edit(encoded())
+    result = UltraEditEditor.start(live, None, setting, []).edit(encoded())
     assert list(result.changes) == [stored]
     advance(live, result, tmp_path / "patch")
-    after = UltraEditEditor.start(live, setting, []).edit(encoded()).figures["loss_before"]
+    after = UltraEditEditor.start(live, None, setting, []).edit(encoded()).figures["loss_before"]
     assert after < result.figures["loss_before"]
 
 
 def test_one_row_batches_and_a_ragged_last_one_are_edited_like_any_other(tmp_path: Path) -> None:
     live = opened(tmp_path)
-    tokens = float(sum(len(item.answer) for item in encoded()))
+    tokens = float(sum(len(item.answer) for item in encoded().encoded))
     for size in ("1", "2", "4", "100"):
         done: list[int] = []
         setting = prepared(live, assignments={"batch_size": size}).hyperparameters
-        editor = UltraEditEditor.start(live, setting, [])
+        editor = UltraEditEditor.start(live, None, setting, [])
         result = editor.edit(encoded(), progress=done.append)
         assert result.figures["tokens"] == tokens
         assert done[-1] == len(FACTS)
@@ -273,14 +279,14 @@ def test_one_row_batches_and_a_ragged_last_one_are_edited_like_any_other(tmp_pat
 def test_all_tokens_may_give_keys(tmp_path: Path) -> None:
     live = opened(tmp_path)
     setting = prepared(live, assignments={"tokens": "all"}).hyperparameters
-    result = UltraEditEditor.start(live, setting, []).edit(encoded())
-    assert result.figures["tokens"] == sum(len(item.ids) for item in encoded())
+    result = UltraEditEditor.start(live, None, setting, []).edit(encoded())
+    assert result.figures["tokens"] == sum(len(item.ids) for item in encoded().encoded)
 
 
 def test_a_first_turn_of_a_single_token_cannot_be_normalised_and_says_so(tmp_path: Path) -> None:
     live = opened(tmp_path)
     modules = feed_forward(live.model)[-1:]
-    editor = UltraEditEditor.start(live, prepared(live, modules).hyperparameters, [])
+    editor = UltraEditEditor.start(live, None, prepared(live, modules).hyperparameters, [])
     with pytest.raises(EditingError, match=r"the shift is zero\. A first turn needs at least two"):
         editor.edit(encoded(FACTS[3:4]))
 
@@ -290,7 +296,7 @@ def test_a_broken_weight_is_reported_with_the_module(tmp_path: Path, damage: flo
     live = opened(tmp_path)
     with torch.no_grad():
         live.model.get_parameter("model.layers.0.mlp.up_proj.weight")[0, 0] = damage
-    editor = UltraEditEditor.start(live, prepared(live).hyperparameters, [])
+    editor = UltraEditEditor.start(live, None, prepared(live).hyperparameters, [])
     with pytest.raises(EditingError, match=r"module model\.layers\.1\.mlp.*not finite"):
         editor.edit(encoded())
 
@@ -299,18 +305,21 @@ def test_a_shift_beyond_float32_is_refused(tmp_path: Path) -> None:
     live = opened(tmp_path)
     setting = prepared(live, assignments={"learning_rate": "1e300"}).hyperparameters
     with pytest.raises(EditingError, match="the shift is not finite; lower the rate"):
-        UltraEditEditor.start(live, setting, []).edit(encoded())
+        UltraEditEditor.start(live, None, setting, []).edit(encoded())
 
 
 def test_prepare_completes_what_the_user_set(tmp_path: Path) -> None:
     live = opened(tmp_path)
-    default = UltraEditEditor.prepare(live, modules=(), assignments={})
+    default = UltraEditEditor.prepare(live, None, Request())
     assert default.hyperparameters["modules"] == ["model.layers.2.mlp.down_proj"]
     assert "nobody has tuned llama of width 32" in default.notes[0]
     own = UltraEditEditor.prepare(
         live,
-        modules=["layers.{0,1}.mlp.up_proj"],
-        assignments={"learning_rate": "1e-3", "batch_size": "4"},
+        None,
+        Request(
+            modules=["layers.{0,1}.mlp.up_proj"],
+            assignments={"learning_rate": "1e-3", "batch_size": "4"},
+        ),
     )
     assert own.hyperparameters == {
         "modules": ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"],
@@ -336,7 +345,7 @@ def test_prepare_refuses_what_makes_no_sense(
 ) -> None:
     live = opened(tmp_path)
     with pytest.raises(SettingError, match=message):
-        UltraEditEditor.prepare(live, modules=(), assignments=assignments)
+        UltraEditEditor.prepare(live, None, Request(assignments=assignments))
 
 
 def test_modules_that_cannot_be_edited_are_refused_by_name(tmp_path: Path) -> None:
@@ -347,4 +356,4 @@ def test_modules_that_cannot_be_edited_are_refused_by_name(tmp_path: Path) -> No
 
 
 def test_the_table_of_editors_names_each_by_its_method() -> None:
-    assert {"ultraedit": UltraEditEditor} == EDITORS
+    assert {"ultraedit": UltraEditEditor, "wise": WiseEditor} == EDITORS

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from patches.deltas.dense import Dense
 from patches.deltas.low_rank import LowRank
+from patches.deltas.sparse import Sparse
 
 
 class Delta(Protocol):
@@ -42,6 +43,6 @@ class Delta(Protocol):
         ...
 
 
-KINDS: dict[str, type[Delta]] = {kind.kind: kind for kind in (LowRank, Dense)}
+KINDS: dict[str, type[Delta]] = {kind.kind: kind for kind in (LowRank, Dense, Sparse)}
 
-__all__ = ["KINDS", "Delta", "Dense", "LowRank"]
+__all__ = ["KINDS", "Delta", "Dense", "LowRank", "Sparse"]

@@ -105,10 +105,11 @@ def _the_one(model: nn.Module, pattern: str) -> str:
     return found[0]
 
 
-def _by_rule(model: nn.Module, family: str, width: int) -> Default:
+def output_matrices(model: nn.Module) -> list[str]:
+    """The last matrix of every feed-forward layer of the decoder; ModelError if none is known."""
     # A model that also takes pictures or sound has feed-forward layers outside of its decoder.
     decoder: Any = getattr(model, "get_decoder", lambda: model)()
-    text = set(decoder.modules())
+    text = set(editable_modules(decoder).values())
     last = [
         name
         for name, module in editable_modules(model).items()
@@ -119,6 +120,11 @@ def _by_rule(model: nn.Module, family: str, width: int) -> Default:
             f"no feed-forward output matrix recognised in {type(model).__name__}: name the modules "
             "to edit with --modules"
         )
+    return last
+
+
+def _by_rule(model: nn.Module, family: str, width: int) -> Default:
+    last = output_matrices(model)
     chosen = last[int(_FIRST * len(last)) : max(int(_FIRST * len(last)) + 1, _upper(len(last)))]
     rate = float(f"{_REFERENCE_RATE * (_REFERENCE_WIDTH / width) ** 3:.1e}")
     return Default(

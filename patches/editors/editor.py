@@ -1,15 +1,38 @@
 """What every editing method offers to the run that uses it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
+from patches.edit import Edit
 from patches.errors import SettingError
 from patches.live import LiveModel
 from patches.patch import Change
 from patches.tokens import Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks of a run.
+
+    modules: names or patterns.  assignments: hyperparameter → text.
+    outside: sentences about other things, for the methods that keep some prompts apart.
+    """
+
+    modules: Sequence[str] = ()
+    assignments: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    outside: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The edits of one turn, and each one's prompt and target as tokens."""
+
+    edits: Sequence[Edit]
+    encoded: Sequence[Encoded]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,44 +48,42 @@ class Result:
     """What one turn came to.
 
     changes: by checkpoint tensor.  state: what this turn adds to the editor state.
-    figures: what the method has to tell of the turn, e.g. the loss before it.
-    seconds: per phase.
+    figures: what the method has to tell of the turn, e.g. the loss before it; JSON values.
+    seconds: per phase.  notes: what the user should know of this turn.
     """
 
     changes: dict[str, Change]
     state: dict[str, Tensor]
-    figures: dict[str, float]
+    figures: dict[str, Any]
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class Editor(Protocol):
-    """A method at work on one live model, turn after turn."""
+    """A method at work on one live model, turn after turn. turn_size: edits per turn by default."""
 
     method: ClassVar[str]
+    turn_size: ClassVar[int]
 
     @classmethod
-    def prepare(
-        cls, live: LiveModel, *, modules: Sequence[str], assignments: Mapping[str, str]
-    ) -> Prepared:
-        """Defaults for this model, completed by what the user set.
-
-        modules: names or patterns. assignments: hyperparameter → text. SettingError if wrong.
-        """
+    def prepare(cls, live: LiveModel, tokenizer: Any, request: Request) -> Prepared:
+        """Defaults for this model, completed by what the user asks for; SettingError if wrong."""
         ...
 
     @classmethod
     def start(
         cls,
         live: LiveModel,
+        tokenizer: Any,
         hyperparameters: Mapping[str, Any],
         states: Iterable[Mapping[str, Tensor]],
+        *,
+        seed: int = 0,
     ) -> Self:
         """An editor that goes on after the turns in force, whose states are given in order."""
         ...
 
-    def edit(
-        self, encoded: Sequence[Encoded], *, progress: Callable[[int], None] = lambda _done: None
-    ) -> Result:
+    def edit(self, facts: Facts, *, progress: Callable[[int], None] = lambda _done: None) -> Result:
         """Solve one turn; neither model nor editor is changed. progress gets the edits done."""
         ...
 

@@ -1,19 +1,20 @@
 """UltraEdit as an editor: its defaults, and its running statistics from turn to turn."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from patches.editors import statistics, ultraedit
 from patches.editors.defaults import default_for, select_modules
-from patches.editors.editor import Prepared, Result, parse_assignments
+from patches.editors.editor import Facts, Prepared, Request, Result, parse_assignments
 from patches.editors.statistics import Statistics
 from patches.editors.ultraedit import UltraEditSettings
+from patches.errors import SettingError
 from patches.live import LiveModel
 from patches.modules import targets_for
-from patches.tokens import Encoded
+from patches.routing import bypassed
 
 _KINDS: dict[str, Callable[[str], Any]] = {
     "learning_rate": float,
@@ -28,6 +29,7 @@ class UltraEditEditor:
     """Turn after turn of UltraEdit on one live model."""
 
     method: ClassVar[str] = ultraedit.METHOD
+    turn_size: ClassVar[int] = 100
 
     def __init__(self, live: LiveModel, settings: UltraEditSettings, earlier: Statistics) -> None:
         self._live = live
@@ -36,10 +38,11 @@ class UltraEditEditor:
         self._targets = targets_for(live.model, live.checkpoint, settings.modules)
 
     @classmethod
-    def prepare(
-        cls, live: LiveModel, *, modules: Sequence[str], assignments: Mapping[str, str]
-    ) -> Prepared:
-        values = parse_assignments(assignments, _KINDS)
+    def prepare(cls, live: LiveModel, tokenizer: Any, request: Request) -> Prepared:  # noqa: ARG003 (Editor's)
+        if request.outside is not None:
+            raise SettingError("--locality is for methods that keep prompts apart: --method wise")
+        modules = request.modules
+        values = parse_assignments(request.assignments, _KINDS)
         notes: tuple[str, ...] = ()
         if modules and "learning_rate" in values:
             chosen = select_modules(live.model, modules)
@@ -55,8 +58,11 @@ class UltraEditEditor:
     def start(
         cls,
         live: LiveModel,
+        tokenizer: Any,  # noqa: ARG003 (Editor's)
         hyperparameters: Mapping[str, Any],
         states: Iterable[Mapping[str, Tensor]],
+        *,
+        seed: int = 0,  # noqa: ARG003 (nothing is drawn)
     ) -> Self:
         settings = UltraEditSettings.from_json(hyperparameters)
         earlier: Statistics = {}
@@ -65,18 +71,18 @@ class UltraEditEditor:
             earlier = statistics.merged(earlier, loaded)
         return cls(live, settings, earlier)
 
-    def edit(
-        self, encoded: Sequence[Encoded], *, progress: Callable[[int], None] = lambda _done: None
-    ) -> Result:
+    def edit(self, facts: Facts, *, progress: Callable[[int], None] = lambda _done: None) -> Result:
         started = time.perf_counter()
-        captured, moments, loss = ultraedit.capture(
-            self._live.model,
-            self._targets,
-            encoded,
-            self._settings,
-            device=self._live.device,
-            progress=progress,
-        )
+        # Main weights are solved for on what they give, whatever side memories there are.
+        with bypassed(self._live.model):
+            captured, moments, loss = ultraedit.capture(
+                self._live.model,
+                self._targets,
+                facts.encoded,
+                self._settings,
+                device=self._live.device,
+                progress=progress,
+            )
         between = time.perf_counter()
         lifelong = statistics.merged(self._statistics, moments)
         changes = ultraedit.shift(captured, self._targets, lifelong, self._settings)

@@ -1,0 +1,73 @@
+"""Greedy generation for many prompts at once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+_TOKENS_PER_BATCH = 1024
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    *,
+    device: torch.device | str,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> list[tuple[int, ...]]:
+    """The most probable continuation of each prompt, token by token, of the length asked for.
+
+    It is shorter where the model ends it. Prompts and continuations are token ids.
+    """
+    results: dict[int, tuple[int, ...]] = {}
+    for indices in _batches(prompts, lengths):
+        longest = max(lengths[i] for i in indices)
+        tokens = _continued(model, [prompts[i] for i in indices], longest, device)
+        for index, row in zip(indices, tokens, strict=True):
+            results[index] = tuple(row[: lengths[index]])
+        progress(len(results))
+    return [results[i] for i in range(len(prompts))]
+
+
+def _batches(prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
+    """Indices in batches of similar size, of a bounded number of padded tokens."""
+    sizes = [len(p) + n for p, n in zip(prompts, lengths, strict=True)]
+    batches: list[list[int]] = []
+    for index in sorted(range(len(prompts)), key=lambda i: (lengths[i], sizes[i])):
+        batch = batches[-1] if batches else []
+        widest = max([sizes[i] for i in batch] + [sizes[index]])
+        if batch and widest * (len(batch) + 1) <= _TOKENS_PER_BATCH:
+            batch.append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _continued(
+    model: Any, prompts: Sequence[Sequence[int]], longest: int, device: torch.device | str
+) -> list[list[int]]:
+    width = max(map(len, prompts))
+    # Padding is masked out; on the left, so that all continuations start at the same place.
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ends = model.generation_config.eos_token_id
+    given = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=longest,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    stops = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    return [_until(row, stops) for row in given[:, width:].tolist()]
+
+
+def _until(tokens: Sequence[int], stops: set[int]) -> list[int]:
+    """The tokens before the first that ends a text."""
+    for at, token in enumerate(tokens):
+        if token in stops:
+            return list(tokens[:at])
+    return list(tokens)
