@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from patches.deltas import Sparse
 from patches.errors import ModelError, PatchError
 from patches.modules import Wrapper, editable_modules, is_conv1d, parameters_by_tensor
 from patches.side_memory import Form, SideMemory
@@ -205,6 +206,10 @@ class _Loaded:
         self._own: Tensor | None = None
         self._form = Form(name=memory.routing.form, activation=memory.routing.activation)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own: sparse tensors cannot be copied everywhere."""
+        return {**self.__dict__, "_delta": None, "_own": None}
+
     def change(self, rows: Tensor) -> Tensor:
         """A(x) (W′ − W): (…, d_in) → (…, d_out), float32."""
         delta = self._on(rows.device)
@@ -236,21 +241,24 @@ class _Loaded:
         if self._delta is None or self._delta.device != device:
             # It outlives this pass, and may be part of one that computes gradients.
             with torch.inference_mode(False):
-                dense = self.memory.delta.dense(dtype=torch.float32)
-                self._delta = (dense if self._materialise else _compressed(dense)).to(device)
+                delta = self.memory.delta
+                made = delta.dense(dtype=torch.float32) if self._materialise else _compressed(delta)
+                self._delta = made.to(device)
         return self._delta
 
 
-def _compressed(dense: Tensor) -> Tensor:
-    """Sparse by rows, with indices of 32 bits."""
+def _compressed(delta: Sparse) -> Tensor:
+    """Δ (d_out, d_in), float32, sparse by rows: 8 bytes for every entry that is not zero."""
+    marked = delta.marked()
+    ends = marked.sum(1).cumsum(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        rows = dense.to_sparse_csr()
         return torch.sparse_csr_tensor(
-            rows.crow_indices().to(torch.int32),
-            rows.col_indices().to(torch.int32),
-            rows.values(),
-            size=rows.shape,
+            torch.cat((ends.new_zeros(1), ends)).to(torch.int32),
+            marked.nonzero()[:, 1].to(torch.int32),
+            delta.values.float(),
+            size=delta.shape,
+            check_invariants=False,  # it has been checked that values and mask fit
         )
 
 
@@ -286,6 +294,12 @@ class _Session:
         cache = kwargs.get("past_key_values")
         continuing = cache is not None and cache.get_seq_length() > 0
         self._routes = dict(self._by_cache.get(cache, {})) if continuing else {}
+        for routes in self._routes.values():
+            if len(routes) != given.shape[0]:
+                raise ModelError(
+                    f"{given.shape[0]} sequences go on from a cache whose prompts were "
+                    f"{len(routes)}; start from the prompts, so that each is routed"
+                )
 
     @_eager
     def _end(self, _decoder: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -296,14 +310,7 @@ class _Session:
 
     def held(self, tensor: str) -> list[int] | None:
         """The routes of this batch, if they have been decided on already."""
-        routes = self._routes.get(tensor)
-        assert self.shape is not None
-        if routes is not None and len(routes) != self.shape[0]:
-            raise ModelError(
-                f"{self.shape[0]} sequences go on from a cache whose prompts were {len(routes)}; "
-                "start from the prompts, so that each is routed"
-            )
-        return routes
+        return self._routes.get(tensor)
 
     def hold(self, tensor: str, routes: list[int]) -> None:
         self._routes[tensor] = routes

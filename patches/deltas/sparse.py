@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from typing import ClassVar, Self
 
@@ -36,7 +35,10 @@ class Sparse:
                 f"the mask of a {self.shape} delta has {(size + 7) // 8} bytes, "
                 f"not {self.mask.dtype} {tuple(self.mask.shape)}"
             )
-        marked = int(self.places.numel())
+        packed = self.mask.cpu().numpy()
+        marked = int(np.bitwise_count(packed).sum())
+        if size % 8 and int(packed[-1]) >> size % 8:
+            raise PatchError(f"the mask of a {self.shape} delta marks an entry beyond its end")
         if not self.values.is_floating_point() or tuple(self.values.shape) != (marked,):
             raise PatchError(
                 f"the mask of a sparse delta marks {marked} entries, its values are "
@@ -53,30 +55,24 @@ class Sparse:
             values=matrix.detach()[mask].cpu(),
         )
 
-    @cached_property
-    def places(self) -> Tensor:
-        """(n,) int64, on the CPU: the positions of the marked entries in row-major order."""
-        bits = np.unpackbits(self.mask.cpu().numpy(), bitorder="little")
-        places = torch.from_numpy(np.flatnonzero(bits))
-        if places.numel() and int(places[-1]) >= prod(self.shape):
-            raise PatchError(f"the mask of a {self.shape} delta marks an entry beyond its end")
-        return places
-
     @property
     def rank(self) -> int | None:
         return None
 
+    def marked(self, device: torch.device | str = "cpu") -> Tensor:
+        """(d_out, d_in), bool: where the mask is set."""
+        bits = np.unpackbits(self.mask.cpu().numpy(), count=prod(self.shape), bitorder="little")
+        return torch.from_numpy(bits).to(device).view(self.shape).bool()
+
     def dense(self, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         """The whole matrix (d_out, d_in)."""
-        flat = torch.zeros(prod(self.shape), dtype=dtype, device=device)
-        flat[self.places.to(device)] = self.values.to(device=device, dtype=dtype)
-        return flat.view(self.shape)
+        whole = torch.zeros(self.shape, dtype=dtype, device=device)
+        values = self.values.to(device=device, dtype=dtype)
+        return whole.masked_scatter_(self.marked(device), values)
 
     def add_to(self, total: Tensor) -> None:
         # Every entry is touched once, so the result does not depend on any order.
-        places = self.places.to(total.device)
-        values = self.values.to(device=total.device, dtype=torch.float64)
-        total.view(-1).index_add_(0, places, values)
+        total.add_(self.dense(dtype=torch.float64, device=total.device))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mask": self.mask, "shape": torch.tensor(self.shape), "values": self.values}
