@@ -1,0 +1,124 @@
+"""Merges: their formulas, and the numbers of the published code of WISE."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from patches.errors import SettingError
+from patches.merging import METHODS, Merge, merged, slerp
+
+PARITY = Path(os.environ.get("LEDGER_PARITY") or "-") / "wise-merge.safetensors"
+parity = pytest.mark.skipif(not PARITY.is_file(), reason="LEDGER_PARITY is not set")
+SEED = 77
+# The published code keeps the base plus a share of the first delta only, whatever the others are.
+FIRST_ONLY = ("linear", "slerp")
+
+
+def stack(*rows: list[float]) -> Tensor:
+    return torch.tensor(rows)[:, None, :]
+
+
+@parity
+@pytest.mark.parametrize("kind", ["dense", "masked"])
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("method", sorted(set(METHODS) - set(FIRST_ONLY)))
+def test_a_merge_has_the_bits_of_the_published_one(kind: str, k: int, method: str) -> None:
+    reference = load_file(PARITY)
+    base = reference["base"]
+    # As the published code gets them: from weights, with their rounding.
+    deltas = torch.stack([(base + reference[f"delta_{kind}_{i}"]) - base for i in range(k)])
+    found = base + merged(deltas, Merge(method=method, seed=SEED))
+    assert torch.equal(found, reference[f"{kind}.k{k}.{method}"])
+
+
+@parity
+@pytest.mark.parametrize("kind", ["dense", "masked"])
+@pytest.mark.parametrize("k", [2, 3])
+def test_ties_takes_weights_as_the_published_one_does(kind: str, k: int) -> None:
+    reference = load_file(PARITY)
+    base = reference["base"]
+    deltas = torch.stack([(base + reference[f"delta_{kind}_{i}"]) - base for i in range(k)])
+    weights = (*[0.4 / (k - 1)] * (k - 1), 0.6)
+    found = base + merged(deltas, Merge(method="ties", weights=weights))
+    assert torch.equal(found, reference[f"{kind}.k{k}.ties_w0406"])
+
+
+@parity
+@pytest.mark.parametrize("k", [2, 3])
+def test_linear_and_slerp_give_the_published_numbers_for_what_those_look_at(k: int) -> None:
+    reference = load_file(PARITY)
+    base, first = reference["base"], reference["delta_dense_0"]
+    share = base + first / k
+    torch.testing.assert_close(share, reference[f"dense.k{k}.linear"], rtol=1e-6, atol=1e-6)
+    ways = torch.tensor([1 - 1 / k, 1 / k]).view(2, 1, 1)
+    between = slerp(torch.stack([base, base + first]), ways, 1)
+    torch.testing.assert_close(between, reference[f"dense.k{k}.slerp"], rtol=1e-6, atol=1e-6)
+
+
+def test_ties_trims_elects_and_averages_those_that_agree() -> None:
+    deltas = stack([4.0, -1.0, 3.0, 0.1], [2.0, 5.0, -2.0, 0.2])
+    # Half of four entries stay: [4, ., 3, .] and [., 5, -2, .]... the largest two of each.
+    found = merged(deltas, Merge(method="ties", density=0.5))
+    assert found.tolist() == [[4.0, 5.0, 3.0, 0.0]]
+
+
+def test_linear_weighs_all_deltas() -> None:
+    found = merged(stack([4.0, 0.0], [0.0, 8.0]), Merge(method="linear", weights=(0.25, 0.5)))
+    assert found.tolist() == [[1.0, 4.0]]
+
+
+def test_slerp_goes_along_the_circle_and_straight_where_there_is_none() -> None:
+    circle = merged(stack([1.0, 0.0], [0.0, 1.0]), Merge(method="slerp"))
+    torch.testing.assert_close(circle, torch.full((1, 2), 0.5**0.5))
+    straight = merged(stack([1.0, 0.0], [3.0, 0.0]), Merge(method="slerp"))
+    assert straight.tolist() == [[2.0, 0.0]]
+
+
+@given(method=st.sampled_from(sorted(METHODS)), seed=st.integers(0, 99))
+def test_merging_a_delta_with_itself_gives_no_entry_that_it_does_not_have(
+    method: str, seed: int
+) -> None:
+    delta = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed))
+    delta *= torch.rand(4, 5, generator=torch.Generator().manual_seed(seed + 1)) < 0.5
+    found = merged(torch.stack([delta, delta]), Merge(method=method, seed=seed))
+    assert not found[delta == 0].any()
+    assert (found * delta >= 0).all()
+
+
+@given(method=st.sampled_from(sorted(METHODS)), seed=st.integers(0, 99))
+def test_equal_seeds_give_equal_merges_and_leave_the_generator_alone(
+    method: str, seed: int
+) -> None:
+    deltas = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(seed))
+    state = torch.get_rng_state()
+    first = merged(deltas, Merge(method=method, seed=seed))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, merged(deltas, Merge(method=method, seed=seed)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"method": "magic"}, "there is no merge 'magic'; there are ties"),
+        ({"method": "ties", "density": 0.0}, "density must be above 0"),
+        ({"method": "ties", "density": 1.5}, "density must be above 0"),
+        ({"method": "ties", "weights": (1.0, -1.0)}, "weights must be positive"),
+    ],
+)
+def test_a_merge_that_makes_no_sense_is_refused(settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        Merge(**settings)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_weights_and_deltas_must_be_as_many() -> None:
+    deltas = torch.ones(3, 1, 2)
+    with pytest.raises(SettingError, match="2 weights are given for 3 deltas"):
+        merged(deltas, Merge(method="ties", weights=(0.5, 0.5)))
+    with pytest.raises(SettingError, match="slerp merges two shards, not 3"):
+        merged(deltas, Merge(method="slerp"))
