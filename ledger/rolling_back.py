@@ -115,7 +115,7 @@ def _rollback(
         undoes=undoes,
         in_force=numbers,
         brought_back=[number for number in numbers if number not in before],
-        separated=[t.number for t in used if t.number in before and t not in used_before],
+        separated=[t.number for t in used if t.in_force and t not in used_before],
     )
 
 

@@ -77,6 +77,8 @@ def read_memories(path: Path) -> MemoryFile:
         return MemoryFile(base=metadata["base"], memories=tuple(memories))
     except (SafetensorError, OSError) as error:
         raise PatchError(f"{path}: cannot be read ({error})") from error
+    except PatchError as error:
+        raise PatchError(f"{path}: {error}") from error
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise PatchError(f"{path}: the file of side memories is damaged ({error!r})") from error
 

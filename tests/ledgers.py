@@ -61,8 +61,11 @@ def add(
     ledger: Ledger,
     source: str,
     *,
+    method: str = "ultraedit",
     turn_size: int = 3,
     evaluate: bool = True,
+    seed: int = 0,
+    locality: Path | None = None,
     resume: bool = False,
     offset: int = 0,
     limit: int | None = None,
@@ -74,6 +77,9 @@ def add(
     """Add the facts of `source` in turns; `settings` are hyperparameters."""
     options = AddEdits(
         source=source,
+        method=method,
+        seed=seed,
+        locality=locality,
         turn_size=turn_size,
         evaluate=evaluate,
         resume=resume,
