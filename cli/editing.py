@@ -195,7 +195,8 @@ def _turn_line(added: "Added") -> str:
         if state["generated_match"] is not None:
             line += f", generated {score(state['generated_match'])}"
     rate = added.edits / added.seconds["total"]
-    return f"{line}, patch {size(added.patch_bytes)}, {rate:.1f} edits/s"
+    speed = f"{rate:.1f} edits/s" if rate >= 1 else f"{1 / rate:.1f} s/edit"
+    return f"{line}, patch {size(added.patch_bytes)}, {speed}"
 
 
 def _print_rows(skipped: list[tuple[int, str]], known: int) -> None:

@@ -197,15 +197,14 @@ def _merged_change(
     form = Form(name=first.routing.form, activation=first.routing.activation)
     longest = context_length(live.model.config)
     outside = [probe.prompt for edit in edits for probe in edit.locality]
+    matrix = Matrix(live.model, module, form=form, device=live.device)
+    dense = delta.dense(dtype=torch.float32, device=live.device)
     with bypassed(live.model):
-        routing = measured_routing(
-            Matrix(live.model, module, form=form, device=live.device),
-            delta,
-            edits=_fitting(tokenizer, [edit.prompt for edit in edits], longest),
-            others=_fitting(tokenizer, [*NEUTRAL, *outside], longest),
-            share=_share(shards),
-            main=stored,
+        inside, beyond = (
+            matrix.activations_of(matrix.record(_fitting(tokenizer, prompts, longest)), dense)
+            for prompts in ([edit.prompt for edit in edits], [*NEUTRAL, *outside])
         )
+    routing = measured_routing(form, edits=inside, others=beyond, share=_share(shards), main=stored)
     return Change(delta=delta, transposed=first.transposed, routing=routing)
 
 

@@ -275,13 +275,13 @@ def test_the_routing_that_is_stored_is_that_of_the_stored_memory(tmp_path: Path)
     routing = change.routing
     assert routing is not None
     assert routing.edits.n == 4
-    assert routing.others.n == 30 + 2
+    assert routing.others.n == 30 + 4 * 2
     assert routing.main == sha256(tensor_bytes(base_tensor(live.checkpoint, TENSOR)))
     matrix = Matrix(live.model, NAME, form=Form(name="paper"), device=torch.device("cpu"))
     prompts = encode_prompts(tokenizer(), [prompt for prompt, _ in FACTS[:4]])
     dense = change.delta.dense(dtype=torch.float32)  # type: ignore[attr-defined]
     # One at a time: padding never enters.
-    alone = [matrix.activations_of([prompt], dense)[0] for prompt in prompts]
+    alone = [matrix.activations_of(matrix.record([one]), dense)[0] for one in prompts]
     assert routing.edits.min == pytest.approx(min(alone), rel=1e-2)
     assert routing.edits.max == pytest.approx(max(alone), rel=1e-2)
 

@@ -117,11 +117,17 @@ class Lesson:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
-    """values: Δ at the masked entries, float32. losses: −log P per target token, by edit."""
+    """What training came to.
+
+    values: Δ at the masked entries, float32.  losses: −log P per target token, by edit.
+    wanted, outside: the sequences of all lessons in their order, for what is asked of them later.
+    """
 
     values: Tensor
     losses: list[float]
     activation_loss: float
+    wanted: list[Recorded]
+    outside: list[Recorded]
 
 
 class Matrix:
@@ -155,10 +161,11 @@ class Matrix:
         each = self.form.distances(recorded.outputs, change)
         return self.form.pooled(each, recorded.batch.prompts)
 
-    def activations_of(self, encoded: Sequence[Encoded], delta: Tensor) -> list[float]:
+    @torch.no_grad()
+    def activations_of(self, records: Sequence[Recorded], delta: Tensor) -> list[float]:
         """Δact of every sequence for Δ (d_out, d_in), in their order."""
         each: list[float] = []
-        for recorded in self.record(encoded):
+        for recorded in records:
             change = functional.linear(recorded.inputs.to(delta.dtype), delta)
             each += self.activations(recorded, change).tolist()
         return each
@@ -192,6 +199,8 @@ def train(
     """
     values = torch.zeros(int(mask.sum()), device=mask.device)
     losses: list[float] = []
+    wanted: list[Recorded] = []
+    outside: list[Recorded] = []
     activation = 0.0
     for start in range(0, len(lessons), settings.batch):
         part = lessons[start : start + settings.batch]
@@ -208,60 +217,72 @@ def train(
                 progress(start + len(part) * (done + 1) // settings.iterations)
             found, activation = step.evaluate(values)
         losses += found
-    return Trained(values=values, losses=losses, activation_loss=activation)
+        wanted += (replace(recorded, before={}) for recorded in step.wanted)
+        outside += step.outside
+    return Trained(
+        values=values,
+        losses=losses,
+        activation_loss=activation,
+        wanted=wanted,
+        outside=outside,
+    )
 
 
 class _Batch:
-    """Lessons that are trained together."""
+    """Lessons that are trained together. wanted, outside: their sequences."""
 
     def __init__(
         self, matrix: Matrix, lessons: Sequence[Lesson], mask: Tensor, settings: WiseSettings
     ) -> None:
         self._matrix = matrix
-        self._mask = mask
+        self._places = mask.reshape(-1).nonzero()[:, 0]
+        # Filled anew in every iteration; fresh memory would cost as much as the products.
+        self._delta = torch.zeros(mask.shape, device=mask.device)
+        self._gradient = torch.zeros_like(self._delta)
         self._settings = settings
         self._owners = [i for i, lesson in enumerate(lessons) for _ in lesson.wanted]
         self._count = len(lessons)
         wanted = [e for lesson in lessons for e in lesson.wanted]
-        self._wanted = matrix.record(wanted, replayable=True)
-        self._outside = matrix.record([e for lesson in lessons for e in lesson.outside])
+        self.wanted = matrix.record(wanted, replayable=True)
+        self.outside = matrix.record([e for lesson in lessons for e in lesson.outside])
 
     def computing(self) -> Any:
         """The context in which the other methods are called."""
-        first = self._wanted[0]
+        first = self.wanted[0]
         dtype = self._matrix.dtype(first)
         return replay.computing_in(self._matrix.model, self._matrix.name, first, dtype)
 
     def gradient(self, values: Tensor) -> Tensor:
         """Of the loss with respect to the masked entries."""
-        delta = self._delta(values)
-        wanted, outside = self._changes(self._wanted, delta), self._changes(self._outside, delta)
+        delta = self._filled(values)
+        wanted, outside = self._changes(self.wanted, delta), self._changes(self.outside, delta)
         total = self._settings.activation_weight * self._activation_loss(wanted, outside)
         if total.requires_grad:
             torch.autograd.backward(total)
         sequences = len(self._owners)
         loss = total.item()
-        for recorded, change in zip(self._wanted, wanted, strict=True):
+        for recorded, change in zip(self.wanted, wanted, strict=True):
             share = self._matrix.losses(recorded, change).sum() / sequences
             torch.autograd.backward(share)
             loss += share.item()
         _check_finite(loss)
-        gradient = torch.zeros_like(delta)
-        pairs = zip((*self._wanted, *self._outside), (*wanted, *outside), strict=True)
+        self._gradient.zero_()
+        pairs = zip((*self.wanted, *self.outside), (*wanted, *outside), strict=True)
         for recorded, change in pairs:
             if change.grad is not None:
                 rows = recorded.inputs.reshape(-1, delta.shape[1])
-                gradient.addmm_(change.grad.reshape(-1, delta.shape[0]).T, rows.to(delta.dtype))
-        return gradient[self._mask]
+                slopes = change.grad.reshape(-1, delta.shape[0])
+                self._gradient.addmm_(slopes.T, rows.to(delta.dtype))
+        return self._gradient.view(-1)[self._places]
 
     @torch.no_grad()
     def evaluate(self, values: Tensor) -> tuple[list[float], float]:
         """The loss of every edit over its sequences, and the activation loss."""
-        delta = self._delta(values)
-        wanted, outside = self._changes(self._wanted, delta), self._changes(self._outside, delta)
+        delta = self._filled(values)
+        wanted, outside = self._changes(self.wanted, delta), self._changes(self.outside, delta)
         activation = self._activation_loss(wanted, outside).item()
         each: list[float] = []
-        for recorded, change in zip(self._wanted, wanted, strict=True):
+        for recorded, change in zip(self.wanted, wanted, strict=True):
             each += self._matrix.losses(recorded, change).tolist()
         _check_finite(sum(each))
         totals, counts = [0.0] * self._count, [0] * self._count
@@ -270,9 +291,9 @@ class _Batch:
             counts[owner] += 1
         return [total / count for total, count in zip(totals, counts, strict=True)], activation
 
-    def _delta(self, values: Tensor) -> Tensor:
-        delta = torch.zeros(self._mask.shape, device=self._mask.device)
-        return delta.masked_scatter_(self._mask, values)
+    def _filled(self, values: Tensor) -> Tensor:
+        self._delta.view(-1).index_copy_(0, self._places, values)
+        return self._delta
 
     def _changes(self, records: Sequence[Recorded], delta: Tensor) -> list[Tensor]:
         """A(x) Δ of every record, float32, each the start of a graph of its own."""
@@ -282,8 +303,8 @@ class _Batch:
         ]
 
     def _activation_loss(self, wanted: list[Tensor], outside: list[Tensor]) -> Tensor:
-        inside = self._activations(self._wanted, wanted)
-        beyond = self._activations(self._outside, outside)
+        inside = self._activations(self.wanted, wanted)
+        beyond = self._activations(self.outside, outside)
         gaps = inside[:, None] - beyond[None, :]
         return (
             _violated(beyond - self._settings.alpha)
@@ -294,7 +315,7 @@ class _Batch:
     def _activations(self, records: Sequence[Recorded], changes: list[Tensor]) -> Tensor:
         pairs = zip(records, changes, strict=True)
         each = [self._matrix.activations(recorded, change) for recorded, change in pairs]
-        return torch.cat(each) if each else torch.zeros(0, device=self._mask.device)
+        return torch.cat(each) if each else torch.zeros(0, device=self._places.device)
 
 
 def _violated(excess: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,13 +16,14 @@ from patches.editors.contexts import write_contexts
 from patches.editors.defaults import select_modules
 from patches.editors.editor import Facts, Prepared, Request, Result, parse_assignments
 from patches.editors.neutral import NEUTRAL
-from patches.editors.wise import Lesson, Matrix, WiseSettings
+from patches.editors.wise import Lesson, Matrix, Trained, WiseSettings
 from patches.editors.wise_defaults import calibrated, default_matrix
 from patches.editors.wise_threshold import measured_routing
 from patches.errors import EditingError, SettingError
 from patches.live import LiveModel
 from patches.modules import targets_for
 from patches.patch import Change
+from patches.replay import Recorded
 from patches.routing import bypassed
 from patches.side_memory import Form, Routing
 from patches.tokens import Encoded, context_length, encode, encode_prompts
@@ -61,6 +63,8 @@ class WiseEditor:
         self._seed = seed
         self._longest = context_length(live.model.config)
         self._pool = NEUTRAL if settings.pool is None else settings.pool
+        # What reaches the matrix from them: main weights do not change while memories are added.
+        self._pool_records: list[Recorded] | None = None
         [self._target] = targets_for(live.model, live.checkpoint, settings.modules)
         self._form = Form.of(settings.form, live.model)
 
@@ -126,7 +130,7 @@ class WiseEditor:
             trained = wise.train(matrix, lessons, mask, self._settings, progress=progress)
             between = time.perf_counter()
             delta = self._delta(trained.values, mask)
-            routing = self._routing(matrix, facts, lessons, delta)
+            routing = self._routing(matrix, trained, lessons, delta)
         change = Change(delta=delta, transposed=self._target.transposed, routing=routing)
         return Result(
             changes={self._target.tensor: change},
@@ -206,15 +210,21 @@ class WiseEditor:
         return Sparse.of(rounded, mask)
 
     def _routing(
-        self, matrix: Matrix, facts: Facts, lessons: Sequence[Lesson], delta: Sparse
+        self, matrix: Matrix, trained: Trained, lessons: Sequence[Lesson], delta: Sparse
     ) -> Routing:
         """Taken from the memory as it is stored, on the prompts alone."""
-        pool = self._fitting(encode_prompts(self._tokenizer, self._pool))
+        dense = delta.dense(dtype=torch.float32, device=self._live.device)
+        wanted = matrix.activations_of(trained.wanted, dense)
+        # The first of a lesson's sequences has no context.
+        firsts = accumulate([len(lesson.wanted) for lesson in lessons[:-1]], initial=0)
+        edits = [wanted[first] for first in firsts]
+        if self._pool_records is None:
+            pool = self._fitting(encode_prompts(self._tokenizer, self._pool))
+            self._pool_records = matrix.record(pool)
         return measured_routing(
-            matrix,
-            delta,
-            edits=encode_prompts(self._tokenizer, [edit.prompt for edit in facts.edits]),
-            others=(*pool, *(e for lesson in lessons for e in lesson.outside)),
+            self._form,
+            edits=edits,
+            others=matrix.activations_of([*self._pool_records, *trained.outside], dense),
             share=self._settings.threshold,
             main=self._live.stored(self._target.tensor),
         )

@@ -1,47 +1,32 @@
 """When a prompt goes to a side memory: its threshold, from the activations of known prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from patches.canonical import sha256
-from patches.deltas import Sparse
 from patches.dtypes import tensor_bytes
-from patches.editors.wise import Matrix
-from patches.side_memory import Activations, Routing
-from patches.tokens import Encoded
+from patches.side_memory import Activations, Form, Routing
 
 # So that rounding does not turn away the edit that the threshold is taken from.
 _SLACK = 1 - 1e-3
 
 
-@torch.no_grad()
 def measured_routing(
-    matrix: Matrix,
-    delta: Sparse,
-    *,
-    edits: Sequence[Encoded],
-    others: Sequence[Encoded],
-    share: float,
-    main: Tensor,
+    form: Form, *, edits: Iterable[float], others: Iterable[float], share: float, main: Tensor
 ) -> Routing:
-    """The routing of a memory: ε between the prompts of its edits and others.
+    """The routing of a memory, from the activations of its edits' prompts and of others.
 
-    share: see `threshold`.  main: the main weight that `delta` is relative to, as it is stored.
+    share: see `threshold`.  main: the main weight that the memory is relative to, as it is stored.
     """
-    dense = delta.dense(dtype=torch.float32, device=matrix.device)
-    inside, beyond = (
-        Activations.of(matrix.activations_of(list(dict.fromkeys(prompts)), dense))
-        for prompts in (edits, others)
-    )
+    inside, outside = Activations.of(edits), Activations.of(others)
     return Routing(
-        form=matrix.form.name,
-        activation=matrix.form.activation,
-        threshold=threshold(inside, beyond, share),
+        form=form.name,
+        activation=form.activation,
+        threshold=threshold(inside, outside, share),
         main=sha256(tensor_bytes(main)),
         edits=inside,
-        others=beyond,
+        others=outside,
     )
 
 
