@@ -191,10 +191,12 @@ def train(
     mask: Tensor,
     settings: WiseSettings,
     *,
+    always: Sequence[Recorded] = (),
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Trained:
     """Train Δ at the entries that `mask` (d_out, d_in) marks, on the lessons batch by batch.
 
+    always: prompts that must stay outside whatever the lessons are.
     Deterministic on one machine. Raises EditingError if a loss becomes NaN or infinite.
     """
     values = torch.zeros(int(mask.sum()), device=mask.device)
@@ -204,7 +206,7 @@ def train(
     activation = 0.0
     for start in range(0, len(lessons), settings.batch):
         part = lessons[start : start + settings.batch]
-        step = _Batch(matrix, part, mask, settings)
+        step = _Batch(matrix, part, mask, settings, always)
         with (
             torch.enable_grad(),
             without_weight_gradients(matrix.model),
@@ -232,7 +234,12 @@ class _Batch:
     """Lessons that are trained together. wanted, outside: their sequences."""
 
     def __init__(
-        self, matrix: Matrix, lessons: Sequence[Lesson], mask: Tensor, settings: WiseSettings
+        self,
+        matrix: Matrix,
+        lessons: Sequence[Lesson],
+        mask: Tensor,
+        settings: WiseSettings,
+        always: Sequence[Recorded] = (),
     ) -> None:
         self._matrix = matrix
         self._places = mask.reshape(-1).nonzero()[:, 0]
@@ -244,7 +251,8 @@ class _Batch:
         self._count = len(lessons)
         wanted = [e for lesson in lessons for e in lesson.wanted]
         self.wanted = matrix.record(wanted, replayable=True)
-        self.outside = matrix.record([e for lesson in lessons for e in lesson.outside])
+        own = matrix.record([e for lesson in lessons for e in lesson.outside])
+        self.outside = [*own, *always]
 
     def computing(self) -> Any:
         """The context in which the other methods are called."""

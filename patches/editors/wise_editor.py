@@ -1,4 +1,9 @@
-"""WISE as an editor: its defaults, and one side memory per turn."""
+"""WISE as an editor: its defaults, and one side memory per turn.
+
+Besides the locality prompts of its own edits, a memory is kept away from half of the pool of
+sentences, whose other half is held out for the threshold, and from locality prompts of earlier
+turns in force: these are the editor state.
+"""
 
 import random
 import time
@@ -46,6 +51,8 @@ _TEMPLATES = 1
 _MOST_TEMPLATES = 100
 # Locality prompts of one edit that are trained on, and sentences for an edit that has none.
 _OWN, _DRAWN = 8, 2
+# Locality prompts of earlier turns, at the most.
+_EARLIER = 32
 
 
 class WiseEditor:
@@ -55,7 +62,13 @@ class WiseEditor:
     turn_size: ClassVar[int] = 10
 
     def __init__(
-        self, live: LiveModel, tokenizer: Any, settings: WiseSettings, *, seed: int
+        self,
+        live: LiveModel,
+        tokenizer: Any,
+        settings: WiseSettings,
+        earlier: Sequence[Encoded],
+        *,
+        seed: int,
     ) -> None:
         self._live = live
         self._tokenizer = tokenizer
@@ -64,7 +77,8 @@ class WiseEditor:
         self._longest = context_length(live.model.config)
         self._pool = NEUTRAL if settings.pool is None else settings.pool
         # What reaches the matrix from them: main weights do not change while memories are added.
-        self._pool_records: list[Recorded] | None = None
+        self._pool_records: tuple[list[Recorded], list[Recorded]] | None = None
+        self._earlier = list(earlier)
         [self._target] = targets_for(live.model, live.checkpoint, settings.modules)
         self._form = Form.of(settings.form, live.model)
 
@@ -112,11 +126,13 @@ class WiseEditor:
         live: LiveModel,
         tokenizer: Any,
         hyperparameters: Mapping[str, Any],
-        states: Iterable[Mapping[str, Tensor]],  # noqa: ARG003 (a memory depends on no other)
+        states: Iterable[Mapping[str, Tensor]],
         *,
         seed: int = 0,
     ) -> Self:
-        return cls(live, tokenizer, WiseSettings.from_json(hyperparameters), seed=seed)
+        settings = WiseSettings.from_json(hyperparameters)
+        earlier = [prompt for state in states for prompt in _from_state(state)]
+        return cls(live, tokenizer, settings, earlier, seed=seed)
 
     def edit(self, facts: Facts, *, progress: Callable[[int], None] = lambda _done: None) -> Result:
         started = time.perf_counter()
@@ -127,14 +143,18 @@ class WiseEditor:
         # A memory is trained beside main weights; others do not take part.
         with bypassed(self._live.model):
             mask = self._mask(facts)
-            trained = wise.train(matrix, lessons, mask, self._settings, progress=progress)
+            pool, held_out = self._pool_of(matrix)
+            always = [*pool, *matrix.record(self._drawn_from_earlier(facts))]
+            trained = wise.train(
+                matrix, lessons, mask, self._settings, always=always, progress=progress
+            )
             between = time.perf_counter()
             delta = self._delta(trained.values, mask)
-            routing = self._routing(matrix, trained, lessons, delta)
+            routing = self._routing(matrix, trained, lessons, held_out, delta)
         change = Change(delta=delta, transposed=self._target.transposed, routing=routing)
         return Result(
             changes={self._target.tensor: change},
-            state={},
+            state=_to_state(self._own_outside(facts)),
             figures={
                 "losses": [round(loss, 6) for loss in trained.losses],
                 "activation_loss": round(trained.activation_loss, 6),
@@ -149,7 +169,7 @@ class WiseEditor:
         )
 
     def accept(self, result: Result) -> None:
-        """Nothing is carried from turn to turn."""
+        self._earlier += _from_state(result.state)
 
     def _lessons(self, facts: Facts) -> list[Lesson]:
         return [
@@ -159,6 +179,24 @@ class WiseEditor:
             )
             for edit, encoded in zip(facts.edits, facts.encoded, strict=True)
         ]
+
+    def _pool_of(self, matrix: Matrix) -> tuple[list[Recorded], list[Recorded]]:
+        """The sentences to train on, and those that are held out for the threshold."""
+        if self._pool_records is None:
+            pool = self._fitting(encode_prompts(self._tokenizer, self._pool))
+            self._pool_records = matrix.record(pool[::2]), matrix.record(pool[1::2])
+        return self._pool_records
+
+    def _drawn_from_earlier(self, facts: Facts) -> list[Encoded]:
+        draw = random.Random(f"{self._seed} {facts.edits[0].prompt}")
+        return draw.sample(self._earlier, min(_EARLIER, len(self._earlier)))
+
+    def _own_outside(self, facts: Facts) -> list[Encoded]:
+        """The locality prompts of these edits that later memories are kept away from too."""
+        if self._settings.out_of_scope == "pool":
+            return []
+        prompts = [probe.prompt for edit in facts.edits for probe in edit.locality[:_OWN]]
+        return list(self._fitting(encode_prompts(self._tokenizer, list(dict.fromkeys(prompts)))))
 
     def _after_contexts(self, prompt: str, target: str) -> tuple[Encoded, ...]:
         contexts = self._settings.contexts
@@ -210,7 +248,12 @@ class WiseEditor:
         return Sparse.of(rounded, mask)
 
     def _routing(
-        self, matrix: Matrix, trained: Trained, lessons: Sequence[Lesson], delta: Sparse
+        self,
+        matrix: Matrix,
+        trained: Trained,
+        lessons: Sequence[Lesson],
+        held_out: Sequence[Recorded],
+        delta: Sparse,
     ) -> Routing:
         """Taken from the memory as it is stored, on the prompts alone."""
         dense = delta.dense(dtype=torch.float32, device=self._live.device)
@@ -218,13 +261,10 @@ class WiseEditor:
         # The first of a lesson's sequences has no context.
         firsts = accumulate([len(lesson.wanted) for lesson in lessons[:-1]], initial=0)
         edits = [wanted[first] for first in firsts]
-        if self._pool_records is None:
-            pool = self._fitting(encode_prompts(self._tokenizer, self._pool))
-            self._pool_records = matrix.record(pool)
         return measured_routing(
             self._form,
             edits=edits,
-            others=matrix.activations_of([*self._pool_records, *trained.outside], dense),
+            others=matrix.activations_of([*trained.outside, *held_out], dense),
             share=self._settings.threshold,
             main=self._live.stored(self._target.tensor),
         )
@@ -248,3 +288,22 @@ class WiseEditor:
 
 def _source(pool: Sequence[str] | None) -> str:
     return "the built-in pool" if pool is None else "--locality"
+
+
+def _to_state(prompts: Sequence[Encoded]) -> dict[str, Tensor]:
+    """Token ids of prompts one after the other, and how many each has; nothing for none."""
+    if not prompts:
+        return {}
+    ids = [token for prompt in prompts for token in prompt.ids]
+    return {
+        "outside/ids": torch.tensor(ids, dtype=torch.int32),
+        "outside/lengths": torch.tensor([len(p.ids) for p in prompts], dtype=torch.int32),
+    }
+
+
+def _from_state(state: Mapping[str, Tensor]) -> list[Encoded]:
+    """The inverse of `_to_state`."""
+    if not state:
+        return []
+    parts = torch.split(state["outside/ids"], state["outside/lengths"].tolist())
+    return [Encoded(ids=tuple(part.tolist()), answer=()) for part in parts]
