@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 EDITED, NEW, OLD = "The capital of Japan is", "Osaka", "Tokyo"
-OTHER, KNOWN = "Romeo and Juliet was written by", "William Shakespeare"
+OTHER, KNOWN = "The capital of France is", "Paris"
 
 
 @pytest.fixture(scope="module")

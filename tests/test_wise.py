@@ -268,6 +268,30 @@ def test_rows_without_locality_prompts_get_sentences_and_the_turn_says_so(tmp_pa
     )
 
 
+def test_locality_prompts_are_carried_to_later_turns_as_the_editor_s_state(
+    tmp_path: Path,
+) -> None:
+    live = opened(tmp_path)
+    settings = WiseEditor.prepare(
+        live, tokenizer(), Request(modules=(NAME,), assignments=QUICK)
+    ).hyperparameters
+    others = facts(2, locality=(Probe(prompt="Michel Rocard is a native", answer="a"),))
+    at_work = WiseEditor.start(live, tokenizer(), settings, [])
+    first = at_work.edit(facts())
+    alone = patch(at_work.edit(others))
+    at_work.accept(first)
+    after = at_work.edit(others)
+    assert patch(after) != alone
+    again = WiseEditor.start(live, tokenizer(), settings, [first.state])
+    assert patch(again.edit(others)) == patch(after)
+    [change] = after.changes.values()
+    assert change.routing is not None
+    # The first turn's two prompts, one of its own for each edit, and all forty sentences.
+    assert change.routing.others.n == 2 + 2 + 40
+    held = {**settings, "out_of_scope": "pool"}
+    assert WiseEditor.start(live, tokenizer(), held, []).edit(others).state == {}
+
+
 def test_the_routing_that_is_stored_is_that_of_the_stored_memory(tmp_path: Path) -> None:
     live = opened(tmp_path, dtype=torch.bfloat16)
     result = editor(live).edit(facts())
@@ -275,7 +299,7 @@ def test_the_routing_that_is_stored_is_that_of_the_stored_memory(tmp_path: Path)
     routing = change.routing
     assert routing is not None
     assert routing.edits.n == 4
-    assert routing.others.n == 30 + 4 * 2
+    assert routing.others.n == 40 + 4 * 2
     assert routing.main == sha256(tensor_bytes(base_tensor(live.checkpoint, TENSOR)))
     matrix = Matrix(live.model, NAME, form=Form(name="paper"), device=torch.device("cpu"))
     prompts = encode_prompts(tokenizer(), [prompt for prompt, _ in FACTS[:4]])

@@ -1,7 +1,8 @@
 """Sentences about nothing in particular: what a side memory must not answer to.
 
 They stand in where a dataset brings no locality prompts, calibrate margins and thresholds, and
-should be unlike most edits; many of them are questions, as edits are.
+should be unlike most edits in content, and like them in form: questions, and statements that break
+off before their end.
 """
 
 NEUTRAL = (
@@ -35,4 +36,14 @@ NEUTRAL = (
     "Can you give me an example of a polite way to say no?",
     "A quiet place, a cup of coffee and a book are enough for me.",
     "Who usually decides what is written on the first page?",
+    "The first thing that I do in the morning is",
+    "The letter on the table was written by",
+    "My grandmother's favourite month was",
+    "The shop at the corner of our street is owned by",
+    "The best place to rest after a long day is",
+    "The song that everybody knows was sung by",
+    "Our neighbour's youngest daughter plays the",
+    "The name of the cat that sleeps on the sofa is",
+    "The building behind the station was made of",
+    "The language that is spoken in this room is",
 )
