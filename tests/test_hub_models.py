@@ -3,9 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from ledger import load_patched
+from ledger.applying import apply_to_folder
+from tests.ledgers import add, facts, new_ledger, write_facts
 from tests.loopback_hub import COMMIT, run_against, serve
 
 LEDGER = ["-c", "import sys; from cli.main import main; main(sys.argv[1:])"]
@@ -62,6 +66,39 @@ def test_what_the_hub_does_not_have_is_an_error_and_leaves_nothing(
     assert made.returncode == 1
     assert made.stderr.startswith(f"error: {model}: not a folder here, and the Hub does not")
     assert not list(folder.iterdir())
+
+
+LOAD = """
+import json
+from ledger import load_patched
+from patches.routing import attached
+
+model, tokenizer = load_patched("team/patched@main", device="cpu")
+inputs = tokenizer(["The capital of France is"], return_tensors="pt")
+found = {
+    "logits": model(**inputs).logits[0, -1].tolist(),
+    "turns": [m.turn for router in attached(model).values() for m in router.memories],
+}
+print(json.dumps(found))
+"""
+
+
+def test_side_memories_come_along_from_a_repository(tiny_llama: Path, tmp_path: Path) -> None:
+    source = write_facts(tmp_path / "facts.json", facts(4))
+    quick: dict[str, Any] = {"iterations": 4, "learning_rate": 0.05, "templates": 0}
+    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
+        add(ledger, source, method="wise", turn_size=2, evaluate=False, **quick)
+        apply_to_folder(ledger, tmp_path / "out")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    there = _folder(tmp_path, "there")
+    with serve("models", "team/patched", files) as address:
+        got = run_against(address, tmp_path / "home", ["-c", LOAD], folder=there)
+    assert got.returncode == 0, got.stderr
+    found = json.loads(got.stdout)
+    assert found["turns"] == [1, 2]
+    model, tokenizer = load_patched(tmp_path / "out", device="cpu")
+    inputs = tokenizer(["The capital of France is"], return_tensors="pt")
+    assert found["logits"] == cast(Any, model)(**inputs).logits[0, -1].tolist()
 
 
 def _folder(tmp_path: Path, name: str) -> Path:
