@@ -3,19 +3,17 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from ledger import database, environment, history
-from ledger.evaluating import measure
+from ledger.evaluating import evaluate as evaluate_state
 from ledger.history import Turn
 from ledger.models import load_tokenizer
-from ledger.orm import TurnRow
 from ledger.progress import Progress, silent
-from ledger.recording import Blob, NewEvaluation, NewTurn, record_evaluation, record_turn
-from ledger.states import State, open_state
+from ledger.recording import Blob, NewTurn, record_turn
+from ledger.states import live_state
 from ledger.workspace import Ledger
 from patches.deltas import Sparse
 from patches.edit import Edit
@@ -25,10 +23,10 @@ from patches.editors.wise_threshold import measured_routing
 from patches.errors import EditingError, HistoryError
 from patches.live import LiveModel
 from patches.merging import Merge, merged
-from patches.modules import editable_modules, parameters_by_tensor
-from patches.patch import Change, PatchFile, PatchHeader, describe, encode_patch
+from patches.modules import linear_modules_by_tensor
+from patches.patch import Change, PatchHeader, describe, encode_patch
 from patches.routing import bypassed
-from patches.side_memory import Form, SideMemory
+from patches.side_memory import Form, Routing, SideMemory
 from patches.tokens import Encoded, context_length, encode_prompts
 
 
@@ -71,8 +69,6 @@ def merge_shards(
     for themselves again once the merge is rolled back. HistoryError if there are fewer than two
     memories, or they do not stand beside one matrix.
     """
-    from ledger.models import load_model
-
     started = time.perf_counter()
     with database.reading(ledger.engine) as session:
         turns = history.turns(session, ledger.branch)
@@ -80,62 +76,48 @@ def merge_shards(
         shards = _shards(turns, used, first, last)
         rows = history.edit_rows(session, [turn.row.id for turn in _leaves(turns, shards)])
         edits = [history.edit_of(row) for row in rows]
-        everything = history.edit_rows(
-            session, [turn.row.id for turn in history.edits_in_force(turns)]
-        )
-        asked = [history.edit_of(row) for row in everything]
-    state = open_state(ledger, turns, used)
-    numbers = {turn.number for turn in shards}
-    memories = [memory for memory in state.memories if memory.turn in numbers]
-    tensor = _one_tensor(memories)
-    progress("load", 0, 1)
-    live = LiveModel(
-        load_model(ledger.checkpoint.folder, dtype=dtype, device=device), ledger.checkpoint
-    )
-    live.set_state(state.patches, state.memories)
-    progress("load", 1, 1)
-    tokenizer = load_tokenizer(ledger.checkpoint.folder)
+    live = live_state(ledger, turns, None, device=device, dtype=dtype, progress=progress)
     environment.start_peak_memory(live.device)
-    change = _merged_change(live, tokenizer, memories, edits, shards, how)
-    patch, content = _patch(ledger, turns, used, tensor, change, how, sorted(numbers))
-    _put_in_place(live, state, numbers, PatchFile(ledger.store.path(patch.digest)), tensor)
-    evaluation = None
-    if evaluate:
-        evaluation = measure(live, tokenizer, asked, seed=how.seed, progress=progress)
-    seconds = time.perf_counter() - started
-    notes = _notes(memories, change)
-    turn_id = record_turn(
+    numbers = [turn.number for turn in shards]
+    memories = [memory for memory in live.memories if memory.turn in numbers]
+    tensor = _one_tensor(memories)
+    change = _merged_change(live, ledger, memories, edits, shards, how)
+    assert change.routing is not None
+    settings = {**how.to_json(), "merges": numbers, "threshold": _share(shards)}
+    patch = _store(ledger, tensor, change, settings, len(turns) + 1, used[-1].row.patch_digest)
+    notes = _notes(memories, change.routing)
+    record_turn(
         ledger,
         NewTurn(
             parent=turns[-1].row.id,
             kind="merge",
             method=how.method,
-            hyperparameters=content,
+            hyperparameters=settings,
             seed=how.seed,
             message=message or f"merge the shards of turns {first} to {last}",
             replaces=[turn.row.id for turn in shards],
             patch=patch,
-            tensors=live.digests(),
+            # The main weights stay as they are.
+            tensors=dict(turns[-1].row.tensors),
             environment=environment.describe(live.device, next(live.model.parameters()).dtype),
-            seconds={"total": seconds},
+            seconds={"total": time.perf_counter() - started},
             peak_memory=environment.peak_memory(live.device),
             notes=notes,
         ),
     )
-    if evaluation is not None:
-        _record_scores(ledger, turn_id, evaluation, [(row.id, row.digest) for row in everything])
-    assert change.routing is not None
+    scores = None
+    if evaluate:
+        found = evaluate_state(ledger, device=device, dtype=dtype, seed=how.seed, progress=progress)
+        scores = {"n": found.n, "base": found.base, "state": found.state}
     return Merged(
         turn=len(turns) + 1,
-        merges=sorted(numbers),
+        merges=numbers,
         method=how.method,
         tensor=tensor,
         threshold=change.routing.threshold,
         patch_bytes=patch.bytes,
         notes=notes,
-        scores=None
-        if evaluation is None
-        else {"n": len(asked), "base": evaluation.base, "state": evaluation.state},
+        scores=scores,
         seconds=time.perf_counter() - started,
     )
 
@@ -176,13 +158,14 @@ def _one_tensor(memories: Sequence[SideMemory]) -> str:
 
 def _merged_change(
     live: LiveModel,
-    tokenizer: Any,
+    ledger: Ledger,
     memories: Sequence[SideMemory],
     edits: Sequence[Edit],
     shards: Sequence[Turn],
     how: Merge,
 ) -> Change:
     """The merged memory as a change, its threshold taken from the edits of all shards."""
+    tokenizer = load_tokenizer(ledger.checkpoint.folder)
     first = memories[0]
     stored = live.stored(first.tensor)
     stack = torch.stack([memory.delta.dense(dtype=torch.float32) for memory in memories])
@@ -193,11 +176,11 @@ def _merged_change(
             "or a higher --density"
         )
     delta = Sparse.of(rounded, rounded != 0)
-    module = _module_name(live, first.tensor)
+    name, _ = linear_modules_by_tensor(live.model, [first.tensor])[first.tensor]
     form = Form(name=first.routing.form, activation=first.routing.activation)
     longest = context_length(live.model.config)
     outside = [probe.prompt for edit in edits for probe in edit.locality]
-    matrix = Matrix(live.model, module, form=form, device=live.device)
+    matrix = Matrix(live.model, name, form=form, device=live.device)
     dense = delta.dense(dtype=torch.float32, device=live.device)
     with bypassed(live.model):
         inside, beyond = (
@@ -218,60 +201,33 @@ def _fitting(tokenizer: Any, prompts: Sequence[str], longest: int | None) -> lis
     return [e for e in encoded if e.ids and (longest is None or len(e.ids) <= longest)]
 
 
-def _module_name(live: LiveModel, tensor: str) -> str:
-    weight = parameters_by_tensor(live.model, [tensor])[tensor]
-    modules = editable_modules(live.model)
-    return next(name for name, module in modules.items() if module.weight is weight)
-
-
-def _patch(
+def _store(
     ledger: Ledger,
-    turns: Sequence[Turn],
-    used: Sequence[Turn],
     tensor: str,
     change: Change,
-    how: Merge,
-    merges: list[int],
-) -> tuple[Blob, dict[str, Any]]:
-    """The stored patch, and the hyperparameters of the turn."""
-    content = {
-        **asdict(how),
-        "weights": None if how.weights is None else list(how.weights),
-        "merges": merges,
-        "threshold": _share([turns[number - 1] for number in merges]),
-    }
+    settings: dict[str, Any],
+    turn: int,
+    parent: str | None,
+) -> Blob:
     header = PatchHeader(
         base=ledger.base.fingerprint,
         method=METHOD,
-        hyperparameters=content,
-        turn=len(turns) + 1,
-        parent=used[-1].row.patch_digest,
+        hyperparameters=settings,
+        turn=turn,
+        parent=parent,
     )
     data = encode_patch(header, {tensor: change})
-    blob = Blob(
-        digest=ledger.store.put(data),
-        bytes=len(data),
-        changes={tensor: describe(change).to_json()},
-    )
-    return blob, content
+    changes = {tensor: describe(change).to_json()}
+    return Blob(digest=ledger.store.put(data), bytes=len(data), changes=changes)
 
 
-def _put_in_place(
-    live: LiveModel, state: State, merges: set[int], patch: PatchFile, tensor: str
-) -> None:
-    kept = [memory for memory in state.memories if memory.turn not in merges]
-    live.set_state(state.patches, (*kept, patch.memory(tensor)))
-
-
-def _notes(memories: Sequence[SideMemory], change: Change) -> list[str]:
+def _notes(memories: Sequence[SideMemory], routing: Routing) -> list[str]:
     notes = []
     if any(memory.main is not None for memory in memories):
         notes.append(
             "some of these memories were trained beside another main weight; the merged one stands "
             "beside the present one"
         )
-    routing = change.routing
-    assert routing is not None
     if routing.others.max >= routing.edits.min:
         notes.append(
             "an unrelated prompt activates the merged memory as strongly as an edit "
@@ -279,17 +235,3 @@ def _notes(memories: Sequence[SideMemory], change: Change) -> list[str]:
             "the wrong way"
         )
     return notes
-
-
-def _record_scores(
-    ledger: Ledger, turn_id: int, scores: NewEvaluation, edits: Sequence[tuple[int, str]]
-) -> None:
-    with database.writing(ledger.engine) as session:
-        record_evaluation(
-            session,
-            session.get_one(TurnRow, turn_id),
-            scores,
-            scope_turn=None,
-            edits=edits,
-            now=datetime.now(UTC),
-        )

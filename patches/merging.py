@@ -19,7 +19,8 @@ signs are PEFT's.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,10 @@ class Merge:
             raise SettingError(f"density must be above 0 and at most 1, not {self.density}")
         if self.weights is not None and not all(0 < w < float("inf") for w in self.weights):
             raise SettingError(f"weights must be positive numbers, not {self.weights}")
+
+    def to_json(self) -> dict[str, Any]:
+        weights = None if self.weights is None else list(self.weights)
+        return {**asdict(self), "weights": weights}
 
 
 def merged(deltas: Tensor, how: Merge) -> Tensor:

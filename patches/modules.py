@@ -83,6 +83,23 @@ def parameters_by_tensor(model: nn.Module, names: Iterable[str]) -> dict[str, nn
     }
 
 
+def linear_modules_by_tensor(
+    model: nn.Module, names: Iterable[str]
+) -> dict[str, tuple[str, nn.Module]]:
+    """The linear module, with its name, of each checkpoint tensor in `names`.
+
+    ModelError if one is not the weight of a linear module.
+    """
+    modules = editable_modules(model)
+    found = {}
+    for tensor, weight in parameters_by_tensor(model, names).items():
+        name = next((n for n, m in modules.items() if m.weight is weight), None)
+        if name is None:
+            raise ModelError(f"{type(model).__name__}: {tensor} is not a linear module's weight")
+        found[tensor] = name, modules[name]
+    return found
+
+
 def targets_for(
     model: nn.Module, checkpoint: Checkpoint, modules: Sequence[str]
 ) -> tuple[Target, ...]:

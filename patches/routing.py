@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from patches.deltas import Sparse
 from patches.errors import ModelError, PatchError
-from patches.modules import Wrapper, editable_modules, is_conv1d, parameters_by_tensor
+from patches.modules import Wrapper, is_conv1d, linear_modules_by_tensor
 from patches.side_memory import Form, SideMemory
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -64,16 +64,11 @@ def attach(model: nn.Module, memories: Sequence[SideMemory], *, materialise: boo
     _check_changeable(model)
     ordered = sorted(memories, key=lambda memory: memory.tensor)
     groups = {tensor: list(group) for tensor, group in groupby(ordered, key=lambda m: m.tensor)}
-    weights = parameters_by_tensor(model, groups)
-    modules = editable_modules(model)
     session = _Session()
     routers: dict[str, Router] = {}
-    for tensor, group in groups.items():
-        name = next((n for n, m in modules.items() if m.weight is weights[tensor]), None)
-        if name is None:
-            raise ModelError(f"{type(model).__name__}: {tensor} is not a linear layer's weight")
-        loaded = [known.get(m) or _Loaded(m, materialise=materialise) for m in group]
-        routers[name] = Router(modules[name], loaded, session)
+    for tensor, (name, module) in linear_modules_by_tensor(model, groups).items():
+        loaded = [known.get(m) or _Loaded(m, materialise=materialise) for m in groups[tensor]]
+        routers[name] = Router(module, loaded, session)
     session.watch(_decoder(model))
     for name, router in routers.items():
         _replace(model, name, router)
