@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from cli.options import (
+    branch_option,
     device_option,
     dtype_option,
     json_option,
@@ -25,6 +26,7 @@ from cli.watching import watching
 @seed_option
 @device_option
 @dtype_option
+@branch_option
 @ledger_option
 @json_option
 def evaluate(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import (
+    branch_option,
     device_option,
     dtype_option,
     json_option,
@@ -82,6 +83,7 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option("--resume", is_flag=True, help="Go on with the settings of the interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be recorded; change nothing.")
 @message_option
+@branch_option
 @ledger_option
 @json_option
 def add_edits(

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cli.options import (
+    branch_option,
     device_option,
     dtype_option,
     json_option,
@@ -54,6 +55,7 @@ def _weights(
 @device_option
 @dtype_option
 @message_option
+@branch_option
 @ledger_option
 @json_option
 def merge_shards(
@@ -102,6 +104,7 @@ def merge_shards(
 @click.option("--at", type=click.IntRange(min=1), help="The state after this turn (default: now).")
 @device_option
 @dtype_option
+@branch_option
 @ledger_option
 @json_option
 def route(

@@ -18,6 +18,21 @@ ledger_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="The ledger's folder (default: .ledger here or above). [env: LEDGER_DIR]",
 )
+_BRANCH = "ledger.branch"
+
+
+def _choose_branch(context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta[_BRANCH] = value
+
+
+branch_option = click.option(
+    "--branch",
+    metavar="NAME",
+    expose_value=False,
+    callback=_choose_branch,
+    help="The branch to work on (default: main); ledger pull makes others.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 message_option = click.option("-m", "--message", default="", help="Why; kept with the turn.")
 device_option = click.option(
@@ -35,8 +50,11 @@ dtype_option = click.option(
 
 
 def opened(ledger_dir: Path | None) -> Ledger:
-    """The ledger that the options name; it is closed when the command ends."""
-    return click.get_current_context().with_resource(open_ledger(ledger_dir))
+    """The ledger, at the branch, that the options name; it is closed when the command ends."""
+    context = click.get_current_context()
+    ledger = context.with_resource(open_ledger(ledger_dir))
+    ledger.branch = context.meta.get(_BRANCH, ledger.branch)
+    return ledger
 
 
 def print_json(content: object) -> None:

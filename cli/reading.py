@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli.options import json_option, ledger_option, opened, print_json
+from cli.options import branch_option, json_option, ledger_option, opened, print_json
 from cli.rendering import (
     counted,
     numbers,
@@ -23,6 +23,7 @@ from cli.rendering import (
 
 @click.command(short_help="The turns, oldest first, and what is in force.")
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N turns.")
+@branch_option
 @ledger_option
 @json_option
 def log(last: int | None, ledger_dir: Path | None, as_json: bool) -> None:
@@ -41,24 +42,15 @@ def log(last: int | None, ledger_dir: Path | None, as_json: bool) -> None:
     if not chosen:
         click.echo("no turns yet; add some with: ledger add-edits FACTS")
         return
-    print_table(
-        (
-            "turn",
-            "state",
-            "what",
-            "edits",
-            "success",
-            "general.",
-            "stable",
-            "patch",
-            "recorded",
-            "hash",
-            "message",
-        ),
-        [_log_row(turn) for turn in chosen],
-        right="turn|edits|success|general.|stable|patch",
-        text="message",
-    )
+    headings = [
+        *("turn", "state", "what", "edits", "success", "general.", "stable", "patch"),
+        *("recorded", "hash", "message"),
+    ]
+    rows = [_log_row(turn) for turn in chosen]
+    if any(turn["published"] for turn in chosen):
+        headings.append("pushed to")
+        rows = [(*row, _pushed(turn)) for row, turn in zip(rows, chosen, strict=True)]
+    print_table(headings, rows, right="turn|edits|success|general.|stable|patch", text="message")
 
 
 def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
@@ -81,6 +73,10 @@ def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _pushed(turn: dict[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(f"{p['repo']} ({p['form']})" for p in turn["published"]))
+
+
 @click.command(short_help="One turn in full: data, settings, scores, edits.")
 @click.argument("turn", type=click.IntRange(min=1))
 @click.option(
@@ -91,6 +87,7 @@ def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
     show_default=True,
     help="Edits to list.",
 )
+@branch_option
 @ledger_option
 @json_option
 def show(turn: int, count: int, ledger_dir: Path | None, as_json: bool) -> None:
@@ -115,6 +112,8 @@ def show(turn: int, count: int, ledger_dir: Path | None, as_json: bool) -> None:
     if details["edit_list"]:
         click.echo()
         _print_edits(details["edit_list"], count)
+    elif details["edits"]:
+        click.echo(f"the texts of its {counted(details['edits'], 'edits')} were not published")
 
 
 def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
@@ -154,6 +153,10 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     if details["peak_memory"]:
         facts.append(("memory", f"{size(details['peak_memory'])} at the most"))
     facts.append(("with", _pairs({**environment.pop("versions", {}), **environment})))
+    facts += [
+        ("pushed", f"{p['repo']} as {p['form']}, tag {p['tag']}, commit {p['commit'][:12]}")
+        for p in details["published"]
+    ]
     facts += [("note", note) for note in details["notes"]]
     return facts
 
@@ -195,6 +198,7 @@ def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
 
 
 @click.command(short_help="Where the ledger stands: base, branch, newest scores.")
+@branch_option
 @ledger_option
 @json_option
 def status(ledger_dir: Path | None, as_json: bool) -> None:
@@ -218,12 +222,14 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
             ("base", f"{found['model']} ({found['architecture']})"),
             ("fingerprint", found["fingerprint"]),
             ("branch", f"{found['branch']} at turn {found['turn']} ({found['hash'][:12]})"),
+            *_other_branches(found),
             (
                 "in force",
                 f"{found['edits_in_force']} of {counted(found['edits_recorded'], 'edits')} recorded"
                 + (f"; {turns(found['in_force'])}" if found["in_force"] else ""),
             ),
             ("turns", _kinds(kinds)),
+            *_publications(found["publications"]),
         ]
     )
     if found["scores"]:
@@ -233,6 +239,26 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
         click.echo(f"scored at turn {scores['turn']}, {scores['created_at'][:16]}")
 
 
+def _other_branches(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("" if number else "others", f"{name} at turn {turn}")
+        for number, (name, turn) in enumerate(
+            (name, turn) for name, turn in found["branches"].items() if name != found["branch"]
+        )
+    ]
+
+
+def _publications(publications: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    lines = []
+    for number, one in enumerate(publications):
+        since = f"; {counted(one['ahead'], 'turns')} since" if one["ahead"] else ", up to date"
+        what = f"{one['repo']}@{one['revision']} has the {one['form']} of turn {one['turn']}{since}"
+        lines.append(("" if number else "pushed", what))
+    return lines
+
+
 def _kinds(kinds: dict[str, int]) -> str:
-    merges = f", {counted(kinds['merge'], 'merges')}" if kinds["merge"] else ""
-    return f"{kinds['edit']} of edits, {counted(kinds['rollback'], 'rollbacks')}{merges}"
+    more = "".join(
+        f", {counted(kinds[kind], f'{kind}s')}" for kind in ("merge", "import") if kinds[kind]
+    )
+    return f"{kinds['edit']} of edits, {counted(kinds['rollback'], 'rollbacks')}{more}"

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option, ledger_option, message_option, opened, print_json
+from cli.options import (
+    branch_option,
+    json_option,
+    ledger_option,
+    message_option,
+    opened,
+    print_json,
+)
 from cli.rendering import numbers, size, turns
 from cli.watching import watching
 
@@ -32,6 +39,7 @@ link_option = click.option(
 )
 @click.option("--at", type=click.IntRange(min=0), help="The state after this turn (0: the base).")
 @link_option
+@branch_option
 @ledger_option
 @json_option
 def apply(to: Path, at: int | None, link: bool, ledger_dir: Path | None, as_json: bool) -> None:
@@ -101,6 +109,7 @@ to_option = click.option(
 @to_option
 @link_option
 @message_option
+@branch_option
 @ledger_option
 @json_option
 def rollback_turn(number: int, **options: Any) -> None:
@@ -121,6 +130,7 @@ def rollback_turn(number: int, **options: Any) -> None:
 @to_option
 @link_option
 @message_option
+@branch_option
 @ledger_option
 @json_option
 def rollback_to(number: int, **options: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ledger.orm import EMPTY, DatasetRow, EvaluationRow, TurnRow
+from ledger.orm import EMPTY, DatasetRow, EvaluationRow, PublicationRow, TurnRow
 from patches.canonical import canonical_json, canonical_row, sha256
 from patches.edit import Edit
 
@@ -132,6 +132,19 @@ def evaluation_content(
         "seconds": evaluation.seconds,
         "created_at": timestamp(evaluation.created_at),
         "outcomes": [list(outcome) for outcome in outcomes],
+    }
+
+
+def publication_content(publication: PublicationRow, *, turn: str) -> dict[str, Any]:
+    """Everything that a publication's hash covers. turn: the hash of its turn."""
+    return {
+        "turn": turn,
+        "form": publication.form,
+        "repo": publication.repo,
+        "revision": publication.revision,
+        "commit": publication.commit,
+        "tag": publication.tag,
+        "created_at": timestamp(publication.created_at),
     }
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from ledger.orm import Table
 from patches.errors import DatabaseError
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The newest Alembic revision that this program works with; revisions are numbered upwards."""
 VERSION_TABLE = "ledger_schema"
 _LOCK_TIMEOUT = 30.0
@@ -143,6 +143,12 @@ def create_schema(connection: Connection) -> None:
     connection.execute(
         text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:v)"), {"v": SCHEMA}
     )
+
+
+def drop_schema(connection: Connection) -> None:
+    """The inverse of `create_schema`. Part of the caller's transaction."""
+    Table.metadata.drop_all(connection)
+    connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
 
 
 def schema_revision(engine: Engine) -> str | None:

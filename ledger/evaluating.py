@@ -164,7 +164,13 @@ def _rows(
             if turns
             else "the ledger has no turns yet; add some with: ledger add-edits"
         )
-    return history.edit_rows(session, in_force if scope is None else [scope.id])
+    rows = history.edit_rows(session, in_force if scope is None else [scope.id])
+    if not rows:
+        raise HistoryError(
+            "the texts of the edits are not here: nothing to score. The turns were imported, or "
+            "published without them (ledger push --include-edits publishes them)"
+        )
+    return rows
 
 
 def _evaluated(

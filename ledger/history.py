@@ -21,6 +21,7 @@ from ledger.orm import (
     DatasetRow,
     EditRow,
     EvaluationRow,
+    PublicationRow,
     RefRow,
     ReplacementRow,
     TurnRow,
@@ -30,6 +31,8 @@ from patches.edit import Edit
 from patches.errors import HistoryError
 
 IN_FORCE, ROLLED_BACK = "in_force", "rolled_back"
+CHANGING = ("edit", "import")
+"""The kinds of turns that bring something of their own; the others rearrange what is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class Turn:
     parent: str | None
     patch: BlobRow | None
     evaluation: EvaluationRow | None
+    publications: tuple[PublicationRow, ...] = ()
 
     @property
     def number(self) -> int:
@@ -76,8 +80,20 @@ class Turn:
             "parent": self.parent,
             "created_at": timestamp(row.created_at),
             "seconds": row.seconds,
-            "scores": None if self.evaluation is None else scores_json(self.evaluation),
+            "scores": self.scores,
+            "published": [publication_json(row) for row in self.publications],
         }
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """n, and the means of the base and of the state, on the turn's own edits.
+
+        Of a pulled turn without the texts of its edits, as its publisher tells them.
+        """
+        if self.evaluation is not None:
+            return scores_json(self.evaluation)
+        told: dict[str, Any] | None = self.row.withheld.get("scores")
+        return told
 
 
 def patch_json(patch: BlobRow) -> dict[str, Any]:
@@ -94,12 +110,36 @@ def scores_json(evaluation: EvaluationRow) -> dict[str, Any]:
     return {"n": evaluation.n, "base": evaluation.base, "state": evaluation.state}
 
 
+def publication_json(publication: PublicationRow) -> dict[str, Any]:
+    """Where a state went."""
+    return {
+        "repo": publication.repo,
+        "form": publication.form,
+        "revision": publication.revision,
+        "commit": publication.commit,
+        "tag": publication.tag,
+        "created_at": timestamp(publication.created_at),
+    }
+
+
 def head_id(session: Session, branch: str) -> int | None:
     """The row id of the branch's newest turn, None while it is empty."""
     ref = session.get(RefRow, branch)
-    if ref is None:
-        raise HistoryError(f"no branch {branch}")
+    if ref is None or ref.kind != "branch":
+        names = ", ".join(sorted(branches(session)))
+        raise HistoryError(f"there is no branch {branch}; the branches are {names}")
     return ref.turn_id
+
+
+def branches(session: Session) -> dict[str, int]:
+    """Every branch → the number of its newest turn, 0 while it is empty."""
+    query = (
+        select(RefRow.name, TurnRow.number)
+        .outerjoin(TurnRow, TurnRow.id == RefRow.turn_id)
+        .where(RefRow.kind == "branch")
+        .order_by(RefRow.name)
+    )
+    return {name: number or 0 for name, number in session.execute(query)}
 
 
 def turns(session: Session, branch: str) -> list[Turn]:
@@ -111,6 +151,7 @@ def turns(session: Session, branch: str) -> list[Turn]:
     active = active_turns({row.number: undoes.get(row.number, ()) for row in rows})
     patches = _patches(session, rows)
     evaluations = _own_evaluations(session, rows)
+    publications = _publications(session, rows)
     return [
         Turn(
             row=row,
@@ -120,6 +161,7 @@ def turns(session: Session, branch: str) -> list[Turn]:
             parent=None if row.parent_id is None else by_id[row.parent_id].hash,
             patch=patches.get(row.patch_digest or ""),
             evaluation=evaluations.get(row.id),
+            publications=tuple(publications.get(row.id, ())),
         )
         for row in rows
     ]
@@ -137,12 +179,12 @@ def active_turns(undoes: Mapping[int, Iterable[int]]) -> set[int]:
 
 
 def edits_in_force(turns: Sequence[Turn], at: int | None = None) -> list[Turn]:
-    """The edit turns in force after turn `at` (default: the head).
+    """The turns of edits, and imports, in force after turn `at` (default: the head).
 
     `at` 0 is the base. HistoryError if there is no such turn.
     """
     active = _active_at(turns, at)
-    return [turn for turn in turns if turn.row.kind == "edit" and turn.number in active]
+    return [turn for turn in turns if turn.row.kind in CHANGING and turn.number in active]
 
 
 def patches_in_force(turns: Sequence[Turn], at: int | None = None) -> list[Turn]:
@@ -261,3 +303,12 @@ def _own_evaluations(session: Session, rows: Sequence[TurnRow]) -> dict[int, Eva
         .order_by(EvaluationRow.id.desc())
     )
     return {row.turn_id: row for row in session.scalars(query) if row.turn_id in wanted}
+
+
+def _publications(session: Session, rows: Sequence[TurnRow]) -> dict[int, list[PublicationRow]]:
+    wanted = {row.id for row in rows}
+    found: dict[int, list[PublicationRow]] = {}
+    for row in session.scalars(select(PublicationRow).order_by(PublicationRow.id)):
+        if row.turn_id in wanted:
+            found.setdefault(row.turn_id, []).append(row)
+    return found

@@ -124,6 +124,9 @@ class TurnRow(Table):
     """One recorded step.
 
     number: 1, 2, 3 … along the parents; unique on the branch that it was recorded on.
+    origin: id of the ledger that it was recorded in; another's came by a pull.
+    withheld: of a pulled turn, what its publisher kept back: ``edits``, ``dataset`` (identity);
+    and ``scores``, as published, where the outcomes they are made of were kept back.
     tensors: state after the turn: tensor name → SHA-256 of its bytes in the checkpoint's dtype.
     edits_digest: SHA-256 over the digests of the turn's edits in order.
     figures: what the method told of the turn, e.g. the loss of every edit.
@@ -131,17 +134,17 @@ class TurnRow(Table):
 
     __tablename__ = "turns"
     __table_args__ = (
-        UniqueConstraint("branch", "number"),
+        UniqueConstraint("origin", "branch", "number"),
         CheckConstraint("number > 0", name="number"),
-        CheckConstraint("kind IN ('edit', 'rollback', 'merge')", name="kind"),
+        CheckConstraint("kind IN ('edit', 'rollback', 'merge', 'import')", name="kind"),
         CheckConstraint("(number = 1) = (parent_id IS NULL)", name="parent"),
         CheckConstraint(
             "kind <> 'edit' OR (patch_digest IS NOT NULL AND method IS NOT NULL AND edits > 0)",
             name="edit_has_patch",
         ),
         CheckConstraint(
-            "kind <> 'merge' OR (patch_digest IS NOT NULL AND method IS NOT NULL)",
-            name="merge_has_patch",
+            "kind NOT IN ('merge', 'import') OR (patch_digest IS NOT NULL AND method IS NOT NULL)",
+            name="has_patch",
         ),
         CheckConstraint("edits >= 0 AND skipped >= 0", name="counts"),
     )
@@ -172,6 +175,8 @@ class TurnRow(Table):
     created_at: Mapped[datetime]
     hash: Mapped[str] = mapped_column(Digest, unique=True)
     figures: Mapped[dict[str, Any]]
+    origin: Mapped[str] = mapped_column(String(36))
+    withheld: Mapped[dict[str, Any]]
 
 
 class EditRow(Table):
@@ -296,3 +301,24 @@ class OutcomeRow(Table):
     edit_id: Mapped[int] = mapped_column(ForeignKey("edits.id"), primary_key=True)
     base: Mapped[dict[str, Any]]
     state: Mapped[dict[str, Any]]
+
+
+class PublicationRow(Table):
+    """One push of the state at a turn to a Hub repository.
+
+    form: what was pushed. revision: the branch of the repository. hash covers the row and the
+    turn's hash.
+    """
+
+    __tablename__ = "publications"
+    __table_args__ = (CheckConstraint("form IN ('model', 'patch', 'adapter')", name="form"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    turn_id: Mapped[int] = mapped_column(ForeignKey("turns.id"), index=True)
+    form: Mapped[str] = mapped_column(String(16))
+    repo: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str] = mapped_column(Text)
+    commit: Mapped[str] = mapped_column(String(64))
+    tag: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    hash: Mapped[str] = mapped_column(Digest, unique=True)

@@ -102,10 +102,10 @@ def record_turn(ledger: Ledger, new: NewTurn) -> int:
         ref = _lock_branch(session, ledger.branch, new.parent)
         parent = None if new.parent is None else session.get_one(TurnRow, new.parent)
         now = datetime.now(UTC)
-        dataset = None if new.dataset is None else _dataset_row(session, new.dataset, now)
+        dataset = None if new.dataset is None else dataset_row(session, new.dataset, now)
         _add_blobs(session, new, now)
         rows = edit_values(new.edits)
-        turn = _turn_row(new, ledger.branch, parent, dataset, rows, now)
+        turn = _turn_row(new, ledger.branch, parent, dataset, rows, ledger.base.ledger_id, now)
         turn.hash = chain.content_hash(
             chain.turn_content(
                 turn,
@@ -219,7 +219,7 @@ def _lock_branch(session: Session, branch: str, expected: int | None) -> RefRow:
         select(RefRow).where(RefRow.name == branch, RefRow.kind == "branch").with_for_update()
     ).one_or_none()
     if ref is None:
-        raise HistoryError(f"no branch {branch}")
+        raise HistoryError(f"there is no branch {branch}")
     if ref.turn_id != expected:
         raise HistoryError(
             f"branch {branch} has got a new turn from someone else meanwhile; nothing was "
@@ -228,7 +228,7 @@ def _lock_branch(session: Session, branch: str, expected: int | None) -> RefRow:
     return ref
 
 
-def _dataset_row(session: Session, dataset: Dataset, now: datetime) -> DatasetRow:
+def dataset_row(session: Session, dataset: Dataset, now: datetime) -> DatasetRow:
     row = DatasetRow(
         uri=dataset.uri,
         revision=dataset.revision,
@@ -271,6 +271,7 @@ def _turn_row(
     parent: TurnRow | None,
     dataset: DatasetRow | None,
     rows: Sequence[dict[str, Any]],
+    origin: str,
     now: datetime,
 ) -> TurnRow:
     numbers = [e.row for e in new.edits if e.row is not None] + [row for row, _ in new.skipped]
@@ -298,6 +299,8 @@ def _turn_row(
         peak_memory=new.peak_memory,
         notes=list(new.notes),
         figures=new.figures,
+        origin=origin,
+        withheld={},
         created_at=now,
     )
 

@@ -1,5 +1,7 @@
 """What `log`, `show` and `status` tell. Reads the database only; imports no torch."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +80,7 @@ def show(ledger: Ledger, number: int) -> TurnDetails:
             outcomes = {outcome.edit_id: outcome for outcome in session.scalars(query)}
         details = TurnDetails(
             turn=turn,
-            dataset=None
+            dataset=turn.row.withheld.get("source")
             if dataset is None
             else {
                 "uri": dataset.uri,
@@ -117,7 +119,10 @@ def status(ledger: Ledger) -> Status:
         in_force = history.edits_in_force(turns)
         latest = session.scalars(
             select(EvaluationRow)
-            .where(EvaluationRow.scope == "in_force")
+            .where(
+                EvaluationRow.scope == "in_force",
+                EvaluationRow.turn_id.in_([turn.row.id for turn in turns]),
+            )
             .order_by(EvaluationRow.id.desc())
             .limit(1)
         ).one_or_none()
@@ -131,7 +136,8 @@ def status(ledger: Ledger) -> Status:
             }
         size = session.scalar(select(func.coalesce(func.sum(BlobRow.bytes), 0)))
         schema = database.schema_revision(ledger.engine)
-    edits, merges = ([t for t in turns if t.row.kind == kind] for kind in ("edit", "merge"))
+        branches = history.branches(session)
+    kinds = Counter(turn.row.kind for turn in turns)
     return Status(
         content={
             "ledger": str(ledger.folder),
@@ -144,19 +150,33 @@ def status(ledger: Ledger) -> Status:
             "architecture": base.architecture,
             "fingerprint": base.fingerprint,
             "branch": ledger.branch,
+            "branches": branches,
             "turn": len(turns),
             "hash": history.state_hash(turns),
             "turns": {
-                "edit": len(edits),
-                "rollback": len(turns) - len(edits) - len(merges),
-                "merge": len(merges),
+                **{kind: kinds[kind] for kind in ("edit", "rollback", "merge", "import")},
                 "in_force": len(in_force),
-                "rolled_back": len(edits) - len(in_force),
+                "rolled_back": sum(kinds[kind] for kind in history.CHANGING) - len(in_force),
             },
             "edits_in_force": sum(turn.row.edits for turn in in_force),
             "edits_recorded": sum(turn.row.edits for turn in turns),
             "skipped": sum(turn.row.skipped for turn in turns),
             "in_force": [turn.number for turn in in_force],
             "scores": scored,
+            "publications": _published(turns),
         }
     )
+
+
+def _published(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """The newest push to each repository in each form; ahead: the turns since."""
+    newest = {
+        (row.repo, row.revision, row.form): {
+            "turn": turn.number,
+            "ahead": len(turns) - turn.number,
+            **history.publication_json(row),
+        }
+        for turn in turns
+        for row in turn.publications
+    }
+    return list(newest.values())

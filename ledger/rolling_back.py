@@ -90,7 +90,7 @@ def _rollback(
     relation: dict[int, Sequence[int]] = {turn.number: turn.undoes for turn in turns}
     relation[len(turns) + 1] = undoes
     active = history.active_turns(relation)
-    in_force = [t for t in turns if t.row.kind == "edit" and t.number in active]
+    in_force = [t for t in turns if t.row.kind in history.CHANGING and t.number in active]
     before = {turn.number for turn in history.edits_in_force(turns)}
     used = history.patches_among(turns, active)
     used_before = history.patches_in_force(turns)

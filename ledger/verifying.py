@@ -15,6 +15,7 @@ from ledger.orm import (
     EditRow,
     EvaluationRow,
     OutcomeRow,
+    PublicationRow,
     RefRow,
     ReplacementRow,
     SkippedRow,
@@ -74,9 +75,10 @@ def verify(ledger: Ledger, *, progress: Progress = silent) -> Verified:
     result = Verified()
     try:
         with database.reading(ledger.engine) as session:
-            _verify_chain(session, ledger, result, progress)
-            _verify_refs(session, result)
+            by_id = _verify_chain(session, ledger, result, progress)
+            _verify_refs(session, ledger, result)
             _verify_evaluations(session, result)
+            _verify_publications(session, by_id, result)
             _verify_blobs(session, ledger, result, progress)
     except ValueError as error:
         result.found("database", f"a value in it is no JSON, or no time ({error})")
@@ -84,7 +86,10 @@ def verify(ledger: Ledger, *, progress: Progress = silent) -> Verified:
     return result
 
 
-def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: Progress) -> None:
+def _verify_chain(
+    session: Session, ledger: Ledger, result: Verified, progress: Progress
+) -> dict[int, TurnRow]:
+    """Every turn's hash; the turns by row id."""
     rows = list(session.scalars(select(TurnRow).order_by(TurnRow.id)))
     by_id = {row.id: row for row in rows}
     undoes: dict[int, list[int]] = {}
@@ -95,10 +100,14 @@ def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: 
         replaces.setdefault(row.turn_id, []).append(by_id[row.replaced_id].number)
     for done, turn in enumerate(rows, start=1):
         subject = f"turn {turn.number}" + ("" if turn.branch == "main" else f" of {turn.branch}")
-        _verify_edits(session, turn, subject, result)
+        if turn.withheld.get("edits") and turn.origin != ledger.base.ledger_id:
+            result.count("withheld edits", turn.edits)
+        else:
+            _verify_edits(session, turn, subject, result)
         dataset = None if turn.dataset_id is None else session.get(DatasetRow, turn.dataset_id)
         if dataset is not None and chain.dataset_identity(dataset) != dataset.identity:
             result.found(subject, f"its dataset {dataset.uri} has been altered")
+        withheld = turn.withheld.get("dataset")
         parent = by_id[turn.parent_id] if turn.parent_id is not None else None
         if turn.number != (1 if parent is None else parent.number + 1):
             result.found(subject, "its number does not follow that of its parent")
@@ -108,7 +117,7 @@ def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: 
         content = chain.turn_content(
             turn,
             base=ledger.base.fingerprint,
-            dataset=None if dataset is None else chain.dataset_identity(dataset),
+            dataset=withheld if dataset is None else chain.dataset_identity(dataset),
             skipped=[(row.row, row.reason) for row in skipped],
             undoes=undoes.get(turn.id, []),
             replaces=replaces.get(turn.id, []),
@@ -121,6 +130,7 @@ def _verify_chain(session: Session, ledger: Ledger, result: Verified, progress: 
             )
         result.count("turns")
         progress("turns", done, len(rows))
+    return by_id
 
 
 def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verified) -> None:
@@ -146,10 +156,12 @@ def _texts(row: EditRow) -> Edit:
     )
 
 
-def _verify_refs(session: Session, result: Verified) -> None:
-    """A branch points to a turn that no other turn of the branch follows."""
+def _verify_refs(session: Session, ledger: Ledger, result: Verified) -> None:
+    """A branch points to a turn that no other turn of the branch, made here, follows."""
+    here = TurnRow.origin == ledger.base.ledger_id
     for ref in session.scalars(select(RefRow).where(RefRow.kind == "branch")):
-        newest = session.scalar(select(func.max(TurnRow.number)).where(TurnRow.branch == ref.name))
+        own = select(func.max(TurnRow.number)).where(here, TurnRow.branch == ref.name)
+        newest = session.scalar(own)
         head = None if ref.turn_id is None else session.get(TurnRow, ref.turn_id)
         if newest is not None and (head is None or head.number < newest):
             at = "nothing" if head is None else f"turn {head.number}"
@@ -177,6 +189,17 @@ def _verify_evaluations(session: Session, result: Verified) -> None:
                 f"evaluation {evaluation.id} of turn {turn.number}", "its scores have been altered"
             )
         result.count("evaluations")
+
+
+def _verify_publications(session: Session, turns: dict[int, TurnRow], result: Verified) -> None:
+    for row in session.scalars(select(PublicationRow).order_by(PublicationRow.id)):
+        turn = turns[row.turn_id]
+        content = chain.publication_content(row, turn=turn.hash)
+        if chain.content_hash(content) != row.hash:
+            result.found(
+                f"publication {row.id} of turn {turn.number}", "its record has been altered"
+            )
+        result.count("publications")
 
 
 def _verify_blobs(session: Session, ledger: Ledger, result: Verified, progress: Progress) -> None:

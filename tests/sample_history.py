@@ -14,6 +14,7 @@ from ledger.orm import (
     EditRow,
     EvaluationRow,
     OutcomeRow,
+    PublicationRow,
     RefMoveRow,
     RefRow,
     ReplacementRow,
@@ -24,6 +25,7 @@ from ledger.orm import (
 )
 
 NOW = datetime(2026, 3, 29, 1, 30, 0, 123457, tzinfo=UTC)
+ORIGIN = "11111111-2222-3333-4444-555555555555"
 Row = TypeVar("Row", bound=Table)
 
 
@@ -43,6 +45,7 @@ def record(engine: Engine) -> None:
             RefRow(name="main", kind="branch", turn_id=undoing.id),
             RefRow(name="first", kind="tag", turn_id=turn.id),
             _move(turn, undoing),
+            _publication(undoing),
             OutcomeRow(
                 evaluation_id=evaluation.id,
                 edit_id=edit.id,
@@ -68,7 +71,7 @@ def _add(session: Session, row: Row, *rows: Table) -> Row:
 def _origins() -> list[Table]:
     base = BaseRow(
         id=1,
-        ledger_id="11111111-2222-3333-4444-555555555555",
+        ledger_id=ORIGIN,
         fingerprint="b" * 64,
         uri="models/tiny",
         revision=None,
@@ -120,6 +123,8 @@ def _edit_turn() -> TurnRow:
         created_at=NOW,
         hash="2" * 64,
         figures={"loss_before": 7.5},
+        origin=ORIGIN,
+        withheld={},
     )
 
 
@@ -166,6 +171,19 @@ def _evaluation(turn: TurnRow) -> EvaluationRow:
         seconds=0.1,
         created_at=NOW,
         hash="5" * 64,
+    )
+
+
+def _publication(turn: TurnRow) -> PublicationRow:
+    return PublicationRow(
+        turn_id=turn.id,
+        form="patch",
+        repo="someone/edits",
+        revision="main",
+        commit="6" * 40,
+        tag="turn-2",
+        created_at=NOW,
+        hash="7" * 64,
     )
 
 

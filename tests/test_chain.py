@@ -66,6 +66,8 @@ def turn() -> TurnRow:
         notes=[],
         created_at=MOMENT,
         hash="unset",
+        origin="somewhere",
+        withheld={},
     )
 
 

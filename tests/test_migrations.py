@@ -185,14 +185,29 @@ def test_turns_of_the_first_schema_get_no_figures_and_keep_everything_else(engin
     migrations.downgrade(engine, "0001")
     assert "figures" not in [c["name"] for c in inspect(engine).get_columns("turns")]
     assert not inspect(engine).has_table("replacements")
-    assert migrations.upgrade(engine) == ["0002"]
+    assert migrations.upgrade(engine) == REAL[1:]
     with engine.connect() as connection:
         found = connection.execute(select(Table.metadata.tables["turns"].c.figures)).scalars()
         assert set(map(str, found)) == {"{}"}
     after = rows(engine)
     assert after.pop("replacements") == []
-    assert [row[:-1] for row in after.pop("turns")] == [row[:-1] for row in full["turns"]]
+    assert after.pop("publications") == []
+    assert [row[:-3] for row in after.pop("turns")] == [row[:-3] for row in full["turns"]]
     assert after == {name: kept for name, kept in full.items() if name in after}
+
+
+def test_turns_of_the_second_schema_come_from_this_very_ledger(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    sample_history.record(engine)
+    migrations.downgrade(engine, "0002")
+    assert not inspect(engine).has_table("publications")
+    assert migrations.upgrade(engine) == REAL[2:]
+    turns = Table.metadata.tables["turns"].c
+    with engine.connect() as connection:
+        found = connection.execute(select(turns.origin, turns.withheld)).all()
+    assert {(origin, str(withheld)) for origin, withheld in found} == {
+        (sample_history.ORIGIN, "{}")
+    }
 
 
 def test_foreign_keys_are_enforced_again_after_an_upgrade(

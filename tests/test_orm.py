@@ -70,7 +70,7 @@ def test_a_valid_third_turn_is_accepted_so_that_the_refusals_below_mean_somethin
 
 def test_two_turns_of_one_number_on_a_branch_are_refused(engine: Engine) -> None:
     turn = turn_like(engine, number=2, parent_id=1)
-    refused(engine, turn, r"uq_turns_branch_number|turns\.branch, turns\.number")
+    refused(engine, turn, r"uq_turns_origin_branch_number|turns\.branch, turns\.number")
 
 
 def test_the_same_number_on_another_branch_is_accepted(engine: Engine) -> None:
