@@ -59,8 +59,9 @@ class Applied:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    """A state to apply. recorded: tensor → SHA-256, as of its turn."""
+class Chosen:
+    """A state to apply. used: the turns whose patches make it up. recorded: tensor → SHA-256, as of
+    its turn."""
 
     turns: list[history.Turn]
     turn: int
@@ -86,7 +87,7 @@ def apply_to_folder(
     SHA-256 that was recorded with its turn. CheckpointError if `to` may not be written; whatever
     goes wrong, `to` stays as it was.
     """
-    chosen = _chosen(ledger, at)
+    chosen = choose_state(ledger, at)
     digests: dict[str, str] = {}
     notes: list[str] = []
 
@@ -106,7 +107,7 @@ def apply_to_folder(
         to,
         patched=builders,
         beside=beside,
-        provenance=_provenance(ledger, chosen, beside),
+        provenance=provenance(ledger, chosen, beside),
         owner=ledger.base.ledger_id,
         link=link,
         progress=lambda done, total: progress("write", done, total),
@@ -149,7 +150,7 @@ def apply_to_model(
     routers, and are the very modules they were once no memory is in force; materialise: see
     `LiveModel`.
     """
-    chosen = _chosen(ledger, at)
+    chosen = choose_state(ledger, at)
     others = {
         name for turn in chosen.turns if turn.patch is not None for name in turn.patch.changes
     } - set(chosen.recorded)
@@ -172,7 +173,7 @@ def apply_to_model(
     )
 
 
-def _check_digest(ledger: Ledger, name: str, found: str, state: _Chosen) -> list[str]:
+def _check_digest(ledger: Ledger, name: str, found: str, state: Chosen) -> list[str]:
     """Compare a rebuilt tensor with what was recorded with the turn.
 
     Base and patches have been checked by then, so a difference comes from the arithmetic. At 16
@@ -190,7 +191,7 @@ def _check_digest(ledger: Ledger, name: str, found: str, state: _Chosen) -> list
     raise HistoryError(f"{what}. Run: ledger verify")
 
 
-def _provenance(ledger: Ledger, chosen: _Chosen, beside: Mapping[str, bytes]) -> dict[str, object]:
+def provenance(ledger: Ledger, chosen: Chosen, beside: Mapping[str, bytes]) -> dict[str, object]:
     """What ``ledger.json`` says beside the weights."""
     return {
         "format": PROVENANCE_FORMAT,
@@ -209,12 +210,13 @@ def _provenance(ledger: Ledger, chosen: _Chosen, beside: Mapping[str, bytes]) ->
     }
 
 
-def _chosen(ledger: Ledger, at: int | None) -> _Chosen:
+def choose_state(ledger: Ledger, at: int | None) -> Chosen:
+    """The state after turn `at` (default: the head), its patches and the base's tensors checked."""
     with database.reading(ledger.engine) as session:
         turns = history.turns(session, ledger.branch)
     used = history.patches_in_force(turns, at)
     number = len(turns) if at is None else at
-    return _Chosen(
+    return Chosen(
         turns=turns,
         turn=number,
         hash=history.state_hash(turns, at),

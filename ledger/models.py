@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patches.errors import CheckpointError, ModelError, SettingError
+from ledger.hub import hub_reason
+from patches.errors import CheckpointError, HubError, ModelError, SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +44,35 @@ def resolve_model(model: str, revision: str | None) -> tuple[Path, str | None]:
 
     try:
         found = Path(snapshot_download(model, revision=revision, allow_patterns=list(_WANTED)))
-    except Exception as error:  # the client raises many unrelated types; all mean "not to be had"
+    except Exception as error:  # as in `ledger.hub.asking`
         raise CheckpointError(
             f"{model}{f'@{revision}' if revision else ''}: not a folder here, and the Hub does not "
-            f"give it ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+            f"give it: {hub_reason(error)}"
         ) from error
+    return found, found.name
+
+
+def resolve_adapter(source: str) -> tuple[Path, str | None]:
+    """The folder of an adapter (a folder, or a Hub id with optional ``@revision``), and the commit
+    it is at if it comes from the Hub.
+
+    Of a Hub repository only its configuration and its safetensors are taken.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder, None
+    name, revision = split_revision(source)
+    if not _is_hub_id(name):
+        raise CheckpointError(f"{source}: no such folder, and not a Hub id like owner/name")
+    from huggingface_hub import snapshot_download
+
+    from patches.adapter import CONFIG_FILE, WEIGHTS_FILE
+
+    wanted = [CONFIG_FILE, WEIGHTS_FILE]
+    try:
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # as above
+        raise HubError(f"{source}: not a folder here, and {hub_reason(error)}") from error
     return found, found.name
 
 
@@ -78,6 +103,32 @@ def load_model(folder: Path, *, dtype: str | None, device: str) -> "nn.Module":
         ) from error
     loaded: nn.Module = model.to(target).eval()
     return loaded
+
+
+def empty_model(folder: Path) -> "nn.Module":
+    """The architecture of the model in `folder`, without weights: for the names of its modules."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    quieten()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"{folder}: transformers cannot build it as a causal language model "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    return model.eval()
+
+
+def names_of(model: "nn.Module", weight: object) -> list[str]:
+    """Every name under which a model has a parameter: more than one where it is tied."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return [name for name, value in parameters if value is weight]
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+from ledger.hub import hub_reason
 from patches.errors import DatasetError
 
 HUB_PREFIX = "hf://"
@@ -216,11 +217,9 @@ def _asking_hub(address: HubAddress, ask: Callable[[], T]) -> T:
     # The client raises its own errors, OSError, ValueError, and those of its HTTP library, which
     # is another one from version to version: no shorter list covers them.
     except Exception as error:
-        name = type(error).__name__
-        first_line = (str(error).strip().splitlines() or [name])[0]
         raise DatasetError(
-            f"{address} could not be read from the Hub: {name}: {first_line}. Check the address, "
-            "the network, and that you have access; or download it and name the file."
+            f"{address} could not be read from the Hub: {hub_reason(error)}. Or download it and "
+            "name the file."
         ) from error
 
 

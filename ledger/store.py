@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,24 +36,45 @@ class Store:
         path = self.path(digest)
         if path.exists() and _file_digest(path) == digest:
             return digest
+        with self.arriving(f"{len(content):,} bytes") as temporary:
+            temporary.write_bytes(content)
+            self._keep(temporary, path)
+        return digest
+
+    @contextmanager
+    def arriving(self, what: str = "a patch") -> Iterator[Path]:
+        """Inside, the path of a file to be written, for what is too large for `put`, and then given
+        to `keep`. If it was not, it is gone afterwards.
+
+        What the system says against writing it becomes a StoreError.
+        """
         temporary = self.folder / f".writing-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_folder(path.parent)
-            _sync_folder(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield temporary
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise StoreError(
-                f"patch store {self.folder}: cannot write {len(content):,} bytes "
+                f"patch store {self.folder}: cannot write {what} "
                 f"({error.strerror}); free or mount it and run again, nothing was recorded"
             ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def keep(self, temporary: Path) -> str:
+        """Make a finished file from `arriving` a blob, durably; its digest."""
+        digest = _file_digest(temporary)
+        if self.problem(digest) is not None:
+            self._keep(temporary, self.path(digest))
         return digest
+
+    def _keep(self, temporary: Path, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+        _sync_folder(self.folder)
 
     def open(self, digest: str) -> Path:
         """The path of a blob whose bytes have been checked; StoreError if missing or damaged."""

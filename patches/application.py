@@ -7,6 +7,7 @@ all of them give the same bytes.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor
@@ -33,6 +34,12 @@ def base_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     return tensor_from_bytes(
         checkpoint.read(name), dtype=stored.dtype, shape=stored.shape, name=name
     )
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """A stored tensor of any shape as a matrix: a vector is one row, and of more dimensions all
+    but the last are rows."""
+    return prod(shape[:-1]), shape[-1] if shape else 1
 
 
 def total_change(
@@ -67,19 +74,25 @@ def total_change(
 def patched(base: Tensor, total: Tensor, *, transposed: bool, dtype: torch.dtype) -> Tensor:
     """``round(base + total)`` in `dtype`, in the layout of `base`, on the device of `total`.
 
-    base: the stored matrix, (d_out, d_in), or (d_in, d_out) if `transposed`; total: (d_out, d_in),
-    float64. Needs `total` and the result in memory, and a bounded piece more.
+    base: the stored tensor, as `matrix_shape` sees it (d_out, d_in), or (d_in, d_out) if
+    `transposed`; total: (d_out, d_in), float64. Needs `total` and the result in memory, and a
+    bounded piece more.
     """
     total = total.T if transposed else total
-    if base.shape != total.shape:
+    matrix = base.reshape(matrix_shape(base.shape))
+    if matrix.shape != total.shape:
         raise PatchError(f"a change of shape {tuple(total.shape)} on a {tuple(base.shape)} tensor")
-    result = torch.empty(base.shape, dtype=dtype, device=total.device)
-    rows = max(1, _PIECE // max(1, base.shape[1]))
-    for first in range(0, base.shape[0], rows):
+    result = torch.empty(matrix.shape, dtype=dtype, device=total.device)
+    rows = max(1, _PIECE // max(1, matrix.shape[1]))
+    for first in range(0, matrix.shape[0], rows):
         piece = slice(first, first + rows)
-        exact = base[piece].to(device=total.device, dtype=torch.float64) + total[piece]
-        result[piece] = round_to(exact, dtype)
-    return result
+        before = matrix[piece].to(device=total.device)
+        rounded = round_to(before.to(torch.float64) + total[piece], dtype)
+        # Where nothing is added the base keeps its bits: −0 + 0 would be +0.
+        if (zero := rounded == 0).any():
+            rounded = torch.where(zero & (total[piece] == 0), before.to(dtype), rounded)
+        result[piece] = rounded
+    return result.reshape(base.shape)
 
 
 def side_weight(memory: SideMemory, weight: Tensor) -> Tensor:

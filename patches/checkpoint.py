@@ -173,10 +173,14 @@ def fingerprint(checkpoint: Checkpoint, digests: Mapping[str, str]) -> str:
     missing = sorted(set(checkpoint.tensors) - set(digests))
     if missing:
         raise CheckpointError(f"{checkpoint.folder}: no digest of {_few(missing)}; digest them all")
-    rows = [
-        [name, tensor.dtype, list(tensor.shape), digests[name]]
-        for name, tensor in sorted(checkpoint.tensors.items())
-    ]
+    return fingerprint_of(
+        {name: (t.dtype, t.shape, digests[name]) for name, t in checkpoint.tensors.items()}
+    )
+
+
+def fingerprint_of(tensors: Mapping[str, tuple[str, tuple[int, ...], str]]) -> str:
+    """The same from what is known of a model. tensors: name → (dtype, shape, SHA-256)."""
+    rows = [[name, dtype, list(shape), d] for name, (dtype, shape, d) in sorted(tensors.items())]
     return sha256(canonical_json(rows))
 
 

@@ -8,6 +8,8 @@
     ├── DatasetError            a source of edits: unreadable, unknown layout, bad mapping
     ├── HistoryError            turns and refs: no such turn, already rolled back, moved meanwhile
     ├── DatabaseError           the database: unreachable, without schema, too old or too new
+    ├── HubError                the Hub: refuses, does not answer, has no such repository
+    ├── ManifestError           a published history: damaged, altered, or for another base
     ├── StoreError              the patch store: missing, unwritable or damaged blob
     └── SettingError            an option or hyperparameter that makes no sense
 
@@ -45,6 +47,14 @@ class HistoryError(EditLedgerError):
 
 class DatabaseError(EditLedgerError):
     """The database cannot be reached, or its schema does not fit this program."""
+
+
+class HubError(EditLedgerError):
+    """The Hub cannot be reached, refuses, or does not have what is asked for."""
+
+
+class ManifestError(EditLedgerError):
+    """A published history is damaged, altered, or does not fit this ledger."""
 
 
 class StoreError(EditLedgerError):

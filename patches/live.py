@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from patches import routing
-from patches.application import base_tensor, patched, total_change
+from patches.application import base_tensor, matrix_shape, patched, total_change
 from patches.canonical import sha256
 from patches.checkpoint import Checkpoint
 from patches.dtypes import tensor_bytes
@@ -141,7 +141,7 @@ class LiveModel:
             parameters = self._parameters(patch.changes)
             for name, info in patch.changes.items():
                 shape = info.shape[::-1] if info.transposed else info.shape
-                if parameters[name].shape != shape:
+                if matrix_shape(parameters[name].shape) != shape:
                     raise PatchError(
                         f"{patch.path}: changes {name} as {shape}, but the model has it as "
                         f"{tuple(parameters[name].shape)}; was the patch made for this model?"

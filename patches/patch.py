@@ -18,9 +18,11 @@ same make with format "edit-ledger-state".
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -177,7 +179,19 @@ def describe(change: Change) -> ChangeInfo:
 
 def encode_patch(header: PatchHeader, changes: Mapping[str, Change]) -> bytes:
     """The bytes of a patch: equal header and tensors give equal bytes."""
-    metadata = {
+    metadata = patch_metadata(header, {name: describe(one) for name, one in changes.items()})
+    tensors = {
+        f"{name}/{part}": tensor
+        for name, change in changes.items()
+        for part, tensor in change.delta.tensors().items()
+    }
+    return safetensors_bytes(tensors, metadata)
+
+
+def patch_metadata(header: PatchHeader, changes: Mapping[str, ChangeInfo]) -> dict[str, str]:
+    """What the header of a patch file says."""
+    described = {name: info.to_json() for name, info in changes.items()}
+    return {
         "format": PATCH_FORMAT,
         "version": VERSION,
         "base": header.base,
@@ -185,16 +199,8 @@ def encode_patch(header: PatchHeader, changes: Mapping[str, Change]) -> bytes:
         "hyperparameters": canonical_json(dict(header.hyperparameters)).decode(),
         "turn": str(header.turn),
         "parent": header.parent or "",
-        "changes": canonical_json(
-            {name: describe(change).to_json() for name, change in changes.items()}
-        ).decode(),
+        "changes": canonical_json(described).decode(),
     }
-    tensors = {
-        f"{name}/{part}": tensor
-        for name, change in changes.items()
-        for part, tensor in change.delta.tensors().items()
-    }
-    return safetensors_bytes(tensors, metadata)
 
 
 def encode_state(method: str, tensors: Mapping[str, Tensor]) -> bytes:
@@ -220,21 +226,33 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     The library's own writer puts metadata in the random order of a hash map, so that equal
     content gives different bytes; its readers take this file like any other.
     """
+    parts = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    head, order = safetensors_head(parts, metadata)
+    return b"".join([head, *(tensor_bytes(tensors[name]) for name in order)])
+
+
+def safetensors_head(
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[str]]:
+    """What comes before the tensors' bytes in such a file, and the order in which they follow.
+
+    tensors: name → (dtype, shape).
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    pieces: list[bytes] = []
     offset = 0
-    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
-        data = tensor_bytes(tensors[name])
+    order = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
+    for name in order:
+        dtype, shape = tensors[name]
+        end = offset + prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": NAMES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [offset, offset + len(data)],
+            "dtype": NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [offset, end],
         }
-        offset += len(data)
-        pieces.append(data)
+        offset = end
     text = canonical_json(header)
     text += b" " * (-len(text) % _ALIGNMENT)
-    return b"".join([len(text).to_bytes(8, "little"), text, *pieces])
+    return len(text).to_bytes(8, "little") + text, order
 
 
 def tensors_changed(patches: Iterable[PatchFile]) -> dict[str, bool]:

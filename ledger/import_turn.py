@@ -1,0 +1,216 @@
+"""An import becomes a turn: its patch is streamed to the store, applied on top, and recorded."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ledger import database, environment, history
+from ledger.history import Turn
+from ledger.progress import Progress
+from ledger.recording import Blob, NewTurn, record_turn
+from ledger.states import State, open_state
+from ledger.workspace import Ledger
+from patches.application import patched_bytes
+from patches.canonical import sha256
+from patches.dtypes import tensor_from_bytes
+from patches.errors import EditingError
+from patches.patch import Change, ChangeInfo, PatchFile, PatchHeader
+from patches.patch_writer import PatchWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A turn that was recorded. ranks, errors: per tensor; rank None: not low-rank.
+
+    errors: ‖Δ − Δ′‖ / ‖Δ‖ of what was recorded instead of Δ; 0: Δ itself.
+    """
+
+    turn: int
+    method: str
+    source: str
+    ranks: dict[str, int | None]
+    errors: dict[str, float]
+    patch_bytes: int
+    notes: list[str]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``ledger import --json``; fields are only ever added."""
+        return {
+            "turn": self.turn,
+            "method": self.method,
+            "source": self.source,
+            "ranks": self.ranks,
+            "errors": self.errors,
+            "patch_bytes": self.patch_bytes,
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
+
+
+class Found(NamedTuple):
+    """A tensor's change, and its error."""
+
+    tensor: str
+    change: Change
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """What is to be recorded, beside the changes.
+
+    expected: SHA-256 that tensors have in the edited model, where it is known. notes may grow while
+    the changes are taken.
+    """
+
+    method: str
+    source: str
+    hyperparameters: dict[str, Any]
+    message: str
+    notes: list[str]
+    expected: Mapping[str, str] = field(default_factory=dict)
+
+
+def record_import(
+    ledger: Ledger,
+    what: Import,
+    changes: Iterable[Found],
+    *,
+    count: int,
+    started: float,
+    progress: Progress,
+) -> Imported:
+    """Record `changes`, of which there are about `count`, as a turn on top of the branch.
+
+    One tensor at a time is in memory. EditingError if nothing changes, or a number would not be
+    finite; whatever goes wrong, nothing is recorded and the store is as it was.
+    """
+    with database.reading(ledger.engine) as session:
+        turns = history.turns(session, ledger.branch)
+    used = history.patches_in_force(turns)
+    state = open_state(ledger, turns, used)
+    header = PatchHeader(
+        base=ledger.base.fingerprint,
+        method=what.method,
+        hyperparameters=what.hyperparameters,
+        turn=len(turns) + 1,
+        parent=used[-1].row.patch_digest if used else None,
+    )
+    with ledger.store.arriving() as path:
+        infos, errors = _write(ledger, header, changes, path, count, progress)
+        if not infos:
+            raise EditingError(
+                f"{what.source} differs from its base in the signs of zeros only, which no sum "
+                "gives: nothing was recorded"
+            )
+        seconds = {"write": time.perf_counter() - started}
+        ledger.check_base_tensors(sorted(infos))
+        tensors = _applied(ledger, turns, state, PatchFile(path), what, progress)
+        size = path.stat().st_size
+        digest = ledger.store.keep(path)
+    described = {name: info.to_json() for name, info in infos.items()}
+    notes = [*what.notes, *_other_bits(what, infos, tensors)]
+    seconds["total"] = time.perf_counter() - started
+    record_turn(
+        ledger,
+        NewTurn(
+            parent=turns[-1].row.id if turns else None,
+            kind="import",
+            method=what.method,
+            hyperparameters=what.hyperparameters,
+            seed=0,
+            message=what.message,
+            patch=Blob(digest=digest, bytes=size, changes=described),
+            tensors={**(turns[-1].row.tensors if turns else {}), **tensors},
+            environment={"versions": environment.versions(), "device": "cpu"},
+            seconds=seconds,
+            peak_memory=environment.peak_memory(torch.device("cpu")),
+            notes=notes,
+            # In the order of the tensors' names.
+            figures={"errors": list(errors.values())} if any(errors.values()) else {},
+        ),
+    )
+    return Imported(
+        turn=len(turns) + 1,
+        method=what.method,
+        source=what.source,
+        ranks={name: info.rank for name, info in sorted(infos.items())},
+        errors=errors,
+        patch_bytes=size,
+        notes=notes,
+        seconds=seconds["total"],
+    )
+
+
+def _write(
+    ledger: Ledger,
+    header: PatchHeader,
+    changes: Iterable[Found],
+    path: Path,
+    count: int,
+    progress: Progress,
+) -> tuple[dict[str, ChangeInfo], dict[str, float]]:
+    """Write the patch; what its header says of every tensor, and the errors, sorted by tensor."""
+    errors = {}
+    with PatchWriter(ledger.store.folder) as writer:
+        for done, found in enumerate(changes, start=1):
+            writer.add(found.tensor, found.change)
+            errors[found.tensor] = found.error
+            progress("difference", done, count)
+        if writer.changes:
+            with path.open("wb") as file:
+                writer.write(header, file)
+    return writer.changes, dict(sorted(errors.items()))
+
+
+def _applied(
+    ledger: Ledger,
+    turns: Sequence[Turn],
+    state: State,
+    patch: PatchFile,
+    what: Import,
+    progress: Progress,
+) -> dict[str, str]:
+    """SHA-256 of the tensors that the patch changes, as they are with it on top of the state."""
+    before = turns[-1].row.tensors if turns else {}
+    builders = patched_bytes(ledger.checkpoint, [*state.patches, patch])
+    digests: dict[str, str] = {}
+    for done, name in enumerate(sorted(patch.changes), start=1):
+        data = builders[name]()
+        digests[name] = sha256(data)
+        stored = ledger.checkpoint.tensors[name]
+        weight = tensor_from_bytes(
+            bytearray(data), dtype=stored.dtype, shape=stored.shape, name=name
+        )
+        if not torch.isfinite(weight).all():
+            raise EditingError(
+                f"{what.source}: tensor {name} would hold numbers that are not finite; nothing was "
+                "recorded"
+            )
+        progress("rebuild", done, len(patch.changes))
+    if all(digests[n] == before.get(n, ledger.base.tensors[n][2]) for n in digests):
+        raise EditingError(
+            f"{what.source}: the change is lost in the rounding of every weight: it changes "
+            "nothing, and nothing was recorded"
+        )
+    return digests
+
+
+def _other_bits(
+    what: Import, infos: Mapping[str, ChangeInfo], tensors: Mapping[str, str]
+) -> list[str]:
+    """A note if tensors that were taken over exactly do not come out as in the edited model."""
+    exact = [n for n in what.expected if n in infos and infos[n].rank is None]
+    other = [name for name in exact if tensors[name] != what.expected[name]]
+    if not other:
+        return []
+    return [
+        f"{len(other)} of {len(exact)} tensors ({other[0]} …) do not come out with the bytes they "
+        f"have in {what.source}: the difference is added to this branch's state, whose sums are "
+        "rounded only at the end"
+    ]
