@@ -9,7 +9,7 @@ LEDGER_TEST_MODEL ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install model demo test lint bench clean
+.PHONY: help install model demo test lint hub bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: install ## style, types, layers
 
 test: lint $(if $(LEDGER_TEST_MODEL),,model) ## lint and all tests, the real model included
 	$(BIN)/python -m pytest
+
+hub: install ## a Hub on this machine, to try push and pull with; it forgets all when it ends
+	$(BIN)/python -m tests.hub
 
 bench: model ## measure speed and size, printed as a table
 	$(BIN)/python -m tests.benchmarks

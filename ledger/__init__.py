@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from ledger.applying import Applied, apply_to_folder, apply_to_model
     from ledger.editing import Added, AddEdits, Plan, Run, add_edits, plan_edits
     from ledger.evaluating import Evaluated, evaluate
+    from ledger.exporting import Exported, export
+    from ledger.import_turn import Imported
+    from ledger.importing import import_adapter, import_difference
     from ledger.initialising import Initialised, init
     from ledger.loading import load_patched
     from ledger.merging import Merged, merge_shards
+    from ledger.publishing import Pushed, push
+    from ledger.pulling import Pulled, clone, pull
     from ledger.reporting import Status, TurnDetails, log, show, status
     from ledger.rolling_back import RolledBack, rollback_to, rollback_turn
     from ledger.routing import Routed, route
+    from ledger.staging import Push
     from ledger.verifying import Problem, Verified, verify
     from ledger.verifying_checkpoint import verify_checkpoint
     from ledger.workspace import Ledger, open_ledger
@@ -34,12 +40,18 @@ _HOMES = {
     "ledger.applying": ("Applied", "apply_to_folder", "apply_to_model"),
     "ledger.editing": ("AddEdits", "Added", "Plan", "Run", "add_edits", "plan_edits"),
     "ledger.evaluating": ("Evaluated", "evaluate"),
+    "ledger.exporting": ("Exported", "export"),
+    "ledger.import_turn": ("Imported",),
+    "ledger.importing": ("import_adapter", "import_difference"),
     "ledger.initialising": ("Initialised", "init"),
     "ledger.loading": ("load_patched",),
     "ledger.merging": ("Merged", "merge_shards"),
+    "ledger.publishing": ("Pushed", "push"),
+    "ledger.pulling": ("Pulled", "clone", "pull"),
     "ledger.reporting": ("Status", "TurnDetails", "log", "show", "status"),
     "ledger.rolling_back": ("RolledBack", "rollback_to", "rollback_turn"),
     "ledger.routing": ("Routed", "route"),
+    "ledger.staging": ("Push",),
     "ledger.verifying": ("Problem", "Verified", "verify"),
     "ledger.verifying_checkpoint": ("verify_checkpoint",),
     "ledger.workspace": ("Ledger", "open_ledger"),
@@ -54,12 +66,17 @@ __all__ = [
     "Applied",
     "EditLedgerError",
     "Evaluated",
+    "Exported",
+    "Imported",
     "Initialised",
     "Ledger",
     "Merge",
     "Merged",
     "Plan",
     "Problem",
+    "Pulled",
+    "Push",
+    "Pushed",
     "RolledBack",
     "Routed",
     "Run",
@@ -69,13 +86,19 @@ __all__ = [
     "add_edits",
     "apply_to_folder",
     "apply_to_model",
+    "clone",
     "evaluate",
+    "export",
+    "import_adapter",
+    "import_difference",
     "init",
     "load_patched",
     "log",
     "merge_shards",
     "open_ledger",
     "plan_edits",
+    "pull",
+    "push",
     "rollback_to",
     "rollback_turn",
     "route",

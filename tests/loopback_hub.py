@@ -226,10 +226,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve_hub() -> Iterator[Hub]:
-    """An empty Hub, until the end of the block; mistakes of its own are raised then."""
+def serve_hub(port: int = 0) -> Iterator[Hub]:
+    """An empty Hub, until the end of the block; mistakes of its own are raised then.
+
+    port: default, one that is free.
+    """
     with tempfile.TemporaryDirectory(prefix="loopback-hub-") as folder:
-        server = _Server(("127.0.0.1", 0), _Connection)
+        server = _Server(("127.0.0.1", port), _Connection)
         server.hub = hub = Hub(f"http://127.0.0.1:{server.server_port}", Path(folder))
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
