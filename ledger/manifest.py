@@ -21,7 +21,17 @@ from typing import Any
 
 from ledger import chain
 from ledger.orm import EMPTY
-from patches.canonical import sha256
+from ledger.published_content import (
+    DIGEST,
+    MAYBE_TEXT,
+    TEXT,
+    check_content,
+    check_evaluation,
+    check_scores,
+    check_source,
+    fields,
+)
+from patches.canonical import canonical_json, sha256
 from patches.checkpoint import fingerprint_of
 from patches.errors import ManifestError
 
@@ -29,41 +39,10 @@ MANIFEST = "manifest.json"
 EDITS = "edits.jsonl"
 FORMAT = "edit-ledger-manifest"
 VERSION = 1
-KINDS = ("edit", "rollback", "merge", "import")
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"(patches|states)/([0-9a-f]{64})\.safetensors")
-_TEXT, _MAYBE_TEXT = (str,), (str, type(None))
-# What `chain.turn_content` gives.
-_CONTENT: dict[str, tuple[type, ...]] = {
-    "base": _TEXT,
-    "branch": _TEXT,
-    "number": (int,),
-    "kind": _TEXT,
-    "method": _MAYBE_TEXT,
-    "hyperparameters": (dict,),
-    "seed": (int,),
-    "message": _TEXT,
-    "author": _TEXT,
-    "dataset": _MAYBE_TEXT,
-    "rows": (list,),
-    "edits": (list,),
-    "skipped": (list,),
-    "undoes": (list,),
-    "patch": _MAYBE_TEXT,
-    "editor_state": _MAYBE_TEXT,
-    "tensors": (dict,),
-    "environment": (dict,),
-    "seconds": (dict,),
-    "peak_memory": (int, type(None)),
-    "notes": (list,),
-    "created_at": _TEXT,
-    "parent": _TEXT,
-}
-_ADDED = {"figures": (dict,), "replaces": (list,)}
 _TURN: dict[str, tuple[type, ...]] = {
-    "hash": _TEXT,
-    "origin": _TEXT,
+    "hash": TEXT,
+    "origin": TEXT,
     "content": (dict,),
     "dataset": (dict, type(None)),
     "source": (dict, type(None)),
@@ -71,21 +50,12 @@ _TURN: dict[str, tuple[type, ...]] = {
     "evaluation": (dict, type(None)),
 }
 _BASE: dict[str, tuple[type, ...]] = {
-    "fingerprint": _TEXT,
-    "uri": _MAYBE_TEXT,
-    "revision": _MAYBE_TEXT,
-    "architecture": _TEXT,
-    "licence": _MAYBE_TEXT,
+    "fingerprint": TEXT,
+    "uri": MAYBE_TEXT,
+    "revision": MAYBE_TEXT,
+    "architecture": TEXT,
+    "licence": MAYBE_TEXT,
     "tensors": (dict,),
-}
-_DATASET: dict[str, tuple[type, ...]] = {
-    "uri": _TEXT,
-    "revision": _MAYBE_TEXT,
-    "sha256": _TEXT,
-    "format": _TEXT,
-    "layout": _TEXT,
-    "mapping": (dict,),
-    "licence": _MAYBE_TEXT,
 }
 
 
@@ -157,6 +127,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """
     try:
         content = json.loads(data, object_pairs_hook=_without_repeats, parse_constant=_refuse)
+        # Numbers without end and halves of characters can be read, but not hashed or written.
+        canonical_json(content)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: not readable as JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -166,7 +138,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             f"{where}: version {content.get('version')!r}, this program reads {VERSION}; "
             "update edit-ledger"
         )
-    base = _fields(content.get("base"), _BASE, f"{where}: base")
+    base = fields(content.get("base"), _BASE, f"{where}: base")
     turns = [_turn(value, f"{where}: turn {n}") for n, value in enumerate(_turns(content), 1)]
     if not turns:
         raise ManifestError(f"{where}: holds no turns")
@@ -192,64 +164,16 @@ def _branch(content: dict[str, Any], where: str) -> str:
     return branch
 
 
-def _fields(
-    value: object,
-    expected: Mapping[str, tuple[type, ...]],
-    where: str,
-    optional: Mapping[str, tuple[type, ...]] | None = None,
-) -> dict[str, Any]:
-    """`value` as an object with exactly the expected fields, each of an expected type."""
-    if not isinstance(value, dict):
-        raise ManifestError(f"{where}: is not an object")
-    allowed = {**expected, **(optional or {})}
-    for name in expected:
-        if name not in value:
-            raise ManifestError(f"{where}: lacks {name}")
-    for name, found in value.items():
-        if name not in allowed:
-            raise ManifestError(f"{where}: has the unknown field {name!r}; update edit-ledger")
-        # type(), since true and false are numbers to isinstance.
-        if type(found) not in allowed[name]:
-            raise ManifestError(f"{where}: {name} is a {type(found).__name__}")
-    return value
-
-
 def _turn(value: object, where: str) -> PublishedTurn:
-    fields = _fields(value, _TURN, where)
-    content = _fields(fields["content"], _CONTENT, where, _ADDED)
-    if content["kind"] not in KINDS:
-        raise ManifestError(f"{where}: of the unknown kind {content['kind']!r}; update edit-ledger")
-    for name in ("patch", "editor_state"):
-        if content[name] is not None and not _DIGEST.fullmatch(content[name]):
-            raise ManifestError(f"{where}: {name} is no SHA-256")
-    _check_numbers(content, where)
-    if not 0 < len(fields["origin"]) <= 36:
+    found = fields(value, _TURN, where)
+    check_content(found["content"], where)
+    if not 0 < len(found["origin"]) <= 36:
         raise ManifestError(f"{where}: the ledger that it comes from is not named")
-    if fields["dataset"] is not None:
-        _fields(fields["dataset"], _DATASET, f"{where}: dataset")
-    return PublishedTurn(**fields)
-
-
-def _check_numbers(content: dict[str, Any], where: str) -> None:
-    """The lists of a turn hold what the database can take."""
-    counts = content["edits"]
-    if len(counts) != 2 or type(counts[0]) is not int or type(counts[1]) is not str:
-        raise ManifestError(f"{where}: edits must be a number and a digest")
-    if not 0 <= counts[0] < 2**31 or not _DIGEST.fullmatch(counts[1]):
-        raise ManifestError(f"{where}: edits must be a number and a digest")
-    rows = content["rows"]
-    if len(rows) != 2 or any(type(row) not in (int, type(None)) for row in rows):
-        raise ManifestError(f"{where}: rows must be two numbers")
-    for skip in content["skipped"]:
-        if not isinstance(skip, list) or list(map(type, skip)) != [int, str]:
-            raise ManifestError(f"{where}: skipped must be rows with reasons")
-    for name in ("undoes", "replaces"):
-        earlier = content.get(name, [])
-        if any(type(n) is not int or not 0 < n < content["number"] for n in earlier):
-            raise ManifestError(f"{where}: {name} must be numbers of earlier turns")
-    numbers = [content["seed"], content["peak_memory"] or 0, *(row or 0 for row in rows)]
-    if any(not 0 <= number < 2**63 for number in numbers):
-        raise ManifestError(f"{where}: a number in it is out of range")
+    check_source(found["dataset"], f"{where}: dataset")
+    check_source(found["source"], f"{where}: source")
+    check_scores(found["scores"], f"{where}: scores")
+    check_evaluation(found["evaluation"], f"{where}: evaluation")
+    return PublishedTurn(**found)
 
 
 def _files(value: object, where: str) -> dict[str, dict[str, Any]]:
@@ -262,10 +186,10 @@ def _files(value: object, where: str) -> dict[str, dict[str, Any]]:
             raise ManifestError(
                 f"{where}: names the file {name!r}, which has no place in a published ledger"
             )
-        fields = _fields(file, {"sha256": _TEXT, "bytes": (int,)}, f"{where}: file {name}")
-        if not _DIGEST.fullmatch(fields["sha256"]) or (blob and blob[2] != fields["sha256"]):
+        entry = fields(file, {"sha256": TEXT, "bytes": (int,)}, f"{where}: file {name}")
+        if not DIGEST.fullmatch(entry["sha256"]) or (blob and blob[2] != entry["sha256"]):
             raise ManifestError(f"{where}: file {name}: its SHA-256 is not its name")
-        found[name] = fields
+        found[name] = entry
     return found
 
 

@@ -178,7 +178,7 @@ def _compare(ledger: Ledger, manifest: Manifest, branch: str) -> _Compared:
             raise HistoryError(f"{branch} is a tag; choose another name with --branch")
         turns = [] if ref is None else history.turns(session, branch)
         known = set(session.scalars(select(TurnRow.hash).where(TurnRow.hash.in_(hashes))))
-        _check_own(session, ledger, manifest)
+        _check_places(session, ledger, manifest)
         ours = [turn.row.hash for turn in turns]
         head = turns[-1].row.id if turns else None
     is_ahead = manifest.head in ours
@@ -191,18 +191,25 @@ def _compare(ledger: Ledger, manifest: Manifest, branch: str) -> _Compared:
     return _Compared(new=new, head=head, is_ahead=is_ahead)
 
 
-def _check_own(session: Session, ledger: Ledger, manifest: Manifest) -> None:
-    """What says that it was made in this ledger is what was made here."""
-    own = select(TurnRow.branch, TurnRow.number, TurnRow.hash).where(
-        TurnRow.origin == ledger.base.ledger_id
-    )
-    made = {(branch, number): found for branch, number, found in session.execute(own)}
+def _check_places(session: Session, ledger: Ledger, manifest: Manifest) -> None:
+    """Of one ledger, branch and number there is one turn; and all of those made here are here."""
+    origins = {turn.origin for turn in manifest.turns}
+    query = select(TurnRow.origin, TurnRow.branch, TurnRow.number, TurnRow.hash)
+    found = session.execute(query.where(TurnRow.origin.in_(origins)))
+    made = {(origin, branch, number): known for origin, branch, number, known in found}
     for turn in manifest.turns:
-        place = turn.content["branch"], turn.number
-        if turn.origin == ledger.base.ledger_id and made.get(place) != turn.hash:
+        known = made.get((turn.origin, turn.content["branch"], turn.number))
+        if known is None and turn.origin == ledger.base.ledger_id:
             raise HistoryError(
                 f"turn {turn.number} there says that it was made in this ledger, which has "
                 "no such turn; was this ledger restored from a backup?"
+            )
+        if known is not None and known != turn.hash:
+            raise HistoryError(
+                f"turn {turn.number} there is another one than the turn {turn.number} that is "
+                f"here ({known[:12]}…), though both say that they were made in one ledger on "
+                f"branch {turn.content['branch']}: that history was written anew. Clone it into a "
+                "ledger of its own"
             )
 
 
