@@ -15,8 +15,9 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import counted, plain, print_scores, size
+from cli.rendering import plain, print_scores, size
 from cli.watching import watching
+from ledger.wording import counted
 
 
 @click.command(short_help="Score a state beside the un-edited base.")

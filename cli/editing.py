@@ -18,8 +18,9 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import counted, plain, score, settings, size, turns
+from cli.rendering import plain, settings, size
 from cli.watching import watching
+from ledger.wording import counted, score, turn_numbers
 
 if TYPE_CHECKING:
     from ledger.editing import Added, AddEdits, Run
@@ -164,8 +165,9 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
     _print_rows(skipped + run.counts.unrecorded, run.counts.known)
     edits = sum(added.edits for added in done)
     if done:
+        made = turn_numbers([added.turn for added in done])
         click.echo(
-            f"{counted(edits, 'edits')} recorded in {turns([added.turn for added in done])}; "
+            f"{counted(edits, 'edits')} recorded in {made}; "
             "write the model with: ledger apply --to DIR"
         )
     else:

@@ -13,8 +13,9 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import counted, size, turns
+from cli.rendering import size
 from cli.watching import watching
+from ledger.wording import counted, turn_numbers
 
 if TYPE_CHECKING:
     from ledger.exporting import Exported
@@ -166,7 +167,7 @@ def export(
 
 def _print_exported(done: "Exported") -> None:
     what = "the adapter" if done.format == "peft" else "the changes"
-    click.echo(f"{done.folder}: {what} of {turns(done.in_force)} ({done.hash[:12]})")
+    click.echo(f"{done.folder}: {what} of {turn_numbers(done.in_force)} ({done.hash[:12]})")
     told = f"{counted(len(done.tensors), 'tensors')}{_ranks(list(done.ranks.values()))}"
     if done.errors:
         told += f", {_error(list(done.errors.values()))}"

@@ -16,8 +16,9 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import echo, plain, print_scores, print_table, short, size, turns
+from cli.rendering import echo, plain, print_scores, print_table, short, size
 from cli.watching import watching
+from ledger.wording import turn_numbers
 
 
 def _span(_context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
@@ -90,8 +91,8 @@ def merge_shards(
         print_json(done.to_json())
         return
     click.echo(
-        f"turn {done.turn} merges the side memories of {turns(done.merges)} by {done.method}: "
-        f"{size(done.patch_bytes)}, threshold {done.threshold:.4g}"
+        f"turn {done.turn} merges the side memories of {turn_numbers(done.merges)} by "
+        f"{done.method}: {size(done.patch_bytes)}, threshold {done.threshold:.4g}"
     )
     for note in done.notes:
         click.echo(f"note: {note}")
@@ -133,7 +134,7 @@ def route(
         print_json([routed.to_json() for routed in found])
         return
     for routed in found:
-        where = f"side memory of {turns(routed.turns)}" if routed.turns else "main weights"
+        where = f"side memory of {turn_numbers(routed.turns)}" if routed.turns else "main weights"
         echo(f"{click.style(plain(short(routed.prompt, 100)), bold=True)}: {where}")
         print_table(
             ("turn", "activation", "threshold", "strength", "", "matrix"),

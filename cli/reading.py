@@ -6,19 +6,8 @@ from typing import Any
 import click
 
 from cli.options import branch_option, json_option, ledger_option, opened, print_json
-from cli.rendering import (
-    counted,
-    numbers,
-    plain,
-    print_facts,
-    print_scores,
-    print_table,
-    score,
-    settings,
-    short,
-    size,
-    turns,
-)
+from cli.rendering import plain, print_facts, print_scores, print_table, settings, short, size
+from ledger.wording import counted, numbers, score, turn_numbers
 
 
 @click.command(short_help="The turns, oldest first, and what is in force.")
@@ -130,9 +119,9 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
         ("message", details["message"] or "-"),
     ]
     if details["undoes"]:
-        facts.append(("undoes", turns(details["undoes"])))
+        facts.append(("undoes", turn_numbers(details["undoes"])))
     if details["replaces"]:
-        facts.append(("merges", turns(details["replaces"])))
+        facts.append(("merges", turn_numbers(details["replaces"])))
     if dataset:
         first, last = details["rows"]
         facts.append(("dataset", f"{dataset['uri']} ({dataset['layout']}, {dataset['format']})"))
@@ -226,7 +215,7 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
             (
                 "in force",
                 f"{found['edits_in_force']} of {counted(found['edits_recorded'], 'edits')} recorded"
-                + (f"; {turns(found['in_force'])}" if found["in_force"] else ""),
+                + (f"; {turn_numbers(found['in_force'])}" if found["in_force"] else ""),
             ),
             ("turns", _kinds(kinds)),
             *_publications(found["publications"]),

@@ -13,6 +13,8 @@ from typing import Any
 import click
 from rich.cells import cell_len, set_cell_size
 
+from ledger.wording import counted, score
+
 _GAP = "  "
 _NARROWEST = 8
 _METRICS = {
@@ -95,20 +97,6 @@ def settings(hyperparameters: dict[str, Any]) -> str:
     return ", ".join(shown)
 
 
-def counted(count: int, what: str) -> str:
-    """A number of things, whose name is given in the plural."""
-    if count == 1:
-        what = what.removesuffix("es") if what.endswith("ches") else what.removesuffix("s")
-    return f"{count:,} {what}"
-
-
-def score(value: float | None) -> str:
-    """A share with three decimals; fewer of a number that is large."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
-
-
 def size(count: int) -> str:
     """Bytes in a unit that is easy to read."""
     value = float(count)
@@ -130,19 +118,3 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def numbers(values: Sequence[int]) -> str:
-    """Turn numbers as ranges: 1-4, 6."""
-    spans: list[list[int]] = []
-    for value in sorted(values):
-        if spans and value == spans[-1][1] + 1:
-            spans[-1][1] = value
-        else:
-            spans.append([value, value])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans) or "none"
-
-
-def turns(values: Sequence[int]) -> str:
-    """The same with the word before them."""
-    return f"{'turn' if len(values) == 1 else 'turns'} {numbers(values)}"

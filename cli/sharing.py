@@ -13,8 +13,9 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import counted, print_facts, print_table, size
+from cli.rendering import print_facts, print_table, size
 from cli.watching import watching
+from ledger.wording import counted
 
 if TYPE_CHECKING:
     from ledger.pulling import Pulled

@@ -13,8 +13,9 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import numbers, size, turns
+from cli.rendering import size
 from cli.watching import watching
+from ledger.wording import numbers, turn_numbers
 
 if TYPE_CHECKING:
     from ledger.applying import Applied
@@ -67,7 +68,7 @@ def _write(ledger: "Ledger", to: Path, *, at: int | None, link: bool, as_json: b
 
 
 def _print_applied(applied: "Applied") -> None:
-    what = f"{turns(applied.in_force)} in force" if applied.in_force else "nothing in force"
+    what = f"{turn_numbers(applied.in_force)} in force" if applied.in_force else "nothing in force"
     click.echo(
         f"{applied.folder}: the model at turn {applied.turn}, with {what} ({applied.hash[:12]})"
     )
@@ -77,7 +78,7 @@ def _print_applied(applied: "Applied") -> None:
     )
     if applied.memories:
         click.echo(
-            f"side memories of {turns(applied.memories)} beside the weights: load it with "
+            f"side memories of {turn_numbers(applied.memories)} beside the weights: load it with "
             "ledger.load_patched"
         )
     for note in applied.notes:
@@ -167,11 +168,11 @@ def _roll_back(
         content["applied"] = None if applied is None else applied.to_json()
         print_json(content)
         return
-    line = f"turn {done.turn} rolls back {turns(done.undoes)}"
+    line = f"turn {done.turn} rolls back {turn_numbers(done.undoes)}"
     if done.brought_back:
-        line += f", which brings back {turns(done.brought_back)}"
+        line += f", which brings back {turn_numbers(done.brought_back)}"
     if done.separated:
-        line += f", which takes {turns(done.separated)} apart again"
+        line += f", which takes {turn_numbers(done.separated)} apart again"
     click.echo(f"{line}; in force: {numbers(done.in_force)}")
     if applied is not None:
         _print_applied(applied)

@@ -10,19 +10,15 @@ from ledger.card_use import limits, loading, verifying
 from ledger.history import CHANGING, Turn
 from ledger.markdown import (
     LONGEST,
-    NOTHING,
     bullets,
     capped_table,
     code,
-    counted,
     escaped,
-    is_number,
     left_out,
-    score,
     section,
     table,
-    turn_numbers,
 )
+from ledger.wording import NOTHING, counted, is_number, score, turn_numbers
 
 METRICS = {
     "edit_success": (

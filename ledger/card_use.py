@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 
 from ledger.card_subject import Published, Subject
 from ledger.history import CHANGING, state_hash
-from ledger.markdown import block, bullets, capped_table, escaped, section, turn_numbers
+from ledger.markdown import block, bullets, capped_table, escaped, section
 from ledger.signing import SIGNATURE
+from ledger.wording import turn_numbers
 
 _MEMORIES = (
     "transformers alone loads the main weights, without the side memories.",

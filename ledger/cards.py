@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ledger.card_subject import SLUG, Published, Subject, read_subject
 from ledger.card_text import METRICS, body
 from ledger.history import Turn
-from ledger.markdown import counted, is_number
+from ledger.wording import counted, is_number
 from ledger.workspace import Ledger
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from ledger.history import Turn
 from ledger.progress import Progress
 from ledger.recording import Blob, NewTurn, record_turn
 from ledger.states import State, open_state
+from ledger.wording import public_name
 from ledger.workspace import Ledger
 from patches.application import patched_bytes
 from patches.canonical import sha256
@@ -211,6 +212,6 @@ def _other_bits(
         return []
     return [
         f"{len(other)} of {len(exact)} tensors ({other[0]} …) do not come out with the bytes they "
-        f"have in {what.source}: the difference is added to this branch's state, whose sums are "
-        "rounded only at the end"
+        f"have in {public_name(what.source)}: the difference is added to this branch's state, "
+        "whose sums are rounded only at the end"
     ]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ledger.import_turn import Found, Import, Imported, record_import
@@ -15,6 +15,7 @@ from ledger.models import (
     split_revision,
 )
 from ledger.progress import Progress, silent
+from ledger.wording import public_name
 from ledger.workspace import Ledger
 from patches.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter, read_adapter
 from patches.canonical import sha256
@@ -42,12 +43,12 @@ def import_adapter(
     adapter = read_adapter(folder)
     changes, notes = _adapter_changes(ledger, folder, adapter)
     settings = {
-        "source": source,
+        "source": public_name(source),
         "commit": commit,
         "config_sha256": sha256((folder / CONFIG_FILE).read_bytes()),
         "weights_sha256": sha256((folder / WEIGHTS_FILE).read_bytes()),
         **adapter.settings,
-        "base_model": _public_name(adapter.base_model),
+        "base_model": adapter.base_model and public_name(adapter.base_model),
         "base_revision": adapter.revision,
         "modules": sorted(adapter.modules),
     }
@@ -56,7 +57,7 @@ def import_adapter(
         method=LORA,
         source=source,
         hyperparameters=settings,
-        message=message or f"import the adapter {source}",
+        message=message or f"import the adapter {public_name(source)}",
         notes=notes,
     )
     return record_import(
@@ -102,7 +103,7 @@ def import_difference(
         method=DIFFERENCE,
         source=edited,
         hyperparameters={**pair.settings, "max_error": max_error},
-        message=message or f"import the difference of {edited}",
+        message=message or f"import the difference of {public_name(edited)}",
         notes=notes,
         expected=expected,
     )
@@ -144,10 +145,10 @@ def _compared(ledger: Ledger, edited: str, base: str | None, progress: Progress)
         # So far their digests were taken from the record.
         ledger.check_base_tensors(changed)
     settings = {
-        "edited": edited,
+        "edited": public_name(edited),
         "edited_commit": after_commit,
         "edited_fingerprint": fingerprint(after, new),
-        "base": base,
+        "base": None if base is None else public_name(base),
         "base_commit": before_commit,
         "base_fingerprint": fingerprint(before, old),
     }
@@ -196,8 +197,8 @@ def _adapter_changes(
 def _adapter_notes(ledger: Ledger, adapter: Adapter) -> Iterator[str]:
     if adapter.base_model is not None and adapter.base_model != ledger.base.uri:
         yield (
-            f"the adapter names {_public_name(adapter.base_model)} as its base, this ledger's is "
-            f"{_public_name(ledger.base.uri)}: the shapes fit, nothing else was compared"
+            f"the adapter names {public_name(adapter.base_model)} as its base, this ledger's is "
+            f"{public_name(ledger.base.uri)}: the shapes fit, nothing else was compared"
         )
     for option in adapter.unknown:
         yield (
@@ -243,10 +244,3 @@ def _transposed(ledger: Ledger) -> set[str]:
         return {target.tensor for target in targets_for(model, checkpoint, turned)}
     except ModelError:
         return set()
-
-
-def _public_name(address: str | None) -> str | None:
-    """The name of a model; of a folder on somebody's machine only the last part."""
-    if address is not None and (address.startswith(("/", "~", ".")) or "\\" in address):
-        return PurePosixPath(address.replace("\\", "/")).name
-    return address

@@ -1,10 +1,8 @@
 """Markdown that holds whatever it is given: a text from anywhere stays a text."""
 
 import re
-from collections.abc import Collection, Sequence
-from typing import TypeGuard
+from collections.abc import Sequence
 
-NOTHING = "-"
 MOST = 1000
 """Rows of a table; a page with more is hardly shown, and never read."""
 
@@ -68,35 +66,3 @@ def section(title: str, *parts: str) -> str:
 def bullets(lines: Sequence[str]) -> str:
     """A list."""
     return "\n".join(f"* {line}" for line in lines)
-
-
-def score(value: object) -> str:
-    """A share with three decimals, fewer of a number that is large; a dash for what is none."""
-    if not is_number(value):
-        return NOTHING
-    number = float(value)
-    return (
-        f"{number:.3f}" if number < 100 else f"{number:,.0f}" if number < 1e6 else f"{number:.1e}"
-    )
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is one that can be written down; scores may come from elsewhere."""
-    return isinstance(value, int | float) and abs(value) < 1e300
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things, whose name is given in the plural, with an s."""
-    return f"{count:,} {what.removesuffix('s') if count == 1 else what}"
-
-
-def turn_numbers(values: Collection[int]) -> str:
-    """``turn 2``, or as ranges: ``turns 1-4, 6``."""
-    spans: list[list[int]] = []
-    for value in sorted(values):
-        if spans and value == spans[-1][1] + 1:
-            spans[-1][1] = value
-        else:
-            spans.append([value, value])
-    ranges = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-    return f"{'turn' if len(values) == 1 else 'turns'} {ranges}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ledger.applying import apply_to_folder, choose_state, provenance
 from ledger.bundling import Files, bundle
+from ledger.card_subject import FORMS
 from ledger.cards import Published, card
 from ledger.history import Turn
 from ledger.hub import check_repo
@@ -21,7 +22,6 @@ from patches.checkpoint_writer import PROVENANCE_FILE
 from patches.errors import SettingError
 
 CARD = "README.md"
-FORMS = ("model", "patch", "adapter")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,11 +22,12 @@ from ledger import database
 from ledger.card_text import METRICS
 from ledger.cards import Published, card
 from ledger.evaluating import evaluate
-from ledger.markdown import LONGEST, MOST, code, escaped, score, table, turn_numbers
+from ledger.markdown import LONGEST, MOST, code, escaped, table
 from ledger.orm import BaseRow, DatasetRow, EditRow, OutcomeRow, TurnRow
 from ledger.recording import Blob, NewTurn, record_turn
 from ledger.reporting import log
 from ledger.rolling_back import rollback_turn
+from ledger.wording import score, turn_numbers
 from ledger.workspace import Ledger, open_ledger
 from patches import evaluation
 from patches.errors import HistoryError, SettingError

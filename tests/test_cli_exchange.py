@@ -66,7 +66,7 @@ def test_a_session_with_an_adapter(adapter: str, tmp_path: Path, capsys: Capture
     assert line.endswith("From the tuning of May")
     shown = done(capsys, "show", "1").out
     assert "1 (import, in force)" in shown
-    assert f"lora source {adapter}, config_sha256 " in shown
+    assert f"lora source {Path(adapter).name}, config_sha256 " in shown
     assert f"modules   {DOWN}" in shown
     assert "1 tensor, rank 2)" in shown
     assert "0 of edits, 0 rollbacks, 1 import" in done(capsys, "status").out
@@ -88,7 +88,7 @@ def test_a_session_with_a_difference(edited: str, tmp_path: Path, capsys: Captur
     told = done(capsys, "import", "--edited", edited).out
     assert f"turn 1 is the difference of {edited}: 2 tensors, patch " in told
     shown = done(capsys, "show", "1").out
-    assert f"difference edited {edited}, edited_fingerprint " in shown
+    assert f"difference edited {Path(edited).name}, edited_fingerprint " in shown
     out = tmp_path / "out"
     done(capsys, "apply", "--to", str(out))
     assert files(out)["model.safetensors"] == files(Path(edited))["model.safetensors"]

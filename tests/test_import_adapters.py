@@ -68,7 +68,7 @@ def test_the_turn_of_an_adapter_has_its_scales_and_digests(ledger: Ledger, tmp_p
     assert (row.kind, row.method, row.message) == (
         "import",
         "lora",
-        f"import the adapter {source}",
+        f"import the adapter {Path(source).name}",
     )
     assert row.hyperparameters["weights_sha256"] == files(Path(source))[WEIGHTS_FILE]
     assert row.hyperparameters["config_sha256"] == files(Path(source))[CONFIG_FILE]

@@ -91,7 +91,7 @@ def test_the_turn_says_what_it_is_and_where_it_came_from(
     checkpoint = open_checkpoint(other)
     digests = tensor_digests(checkpoint)
     settings = turn.row.hyperparameters
-    assert settings["edited"] == str(other)
+    assert settings["edited"] == other.name
     assert settings["edited_fingerprint"] == fingerprint(checkpoint, digests)
     assert settings["base_fingerprint"] == ledger.base.fingerprint
     assert turn.row.tensors == {f"{DOWN}.weight": digests[f"{DOWN}.weight"]}
