@@ -35,8 +35,10 @@ lint: install ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Tests with the real model use all cores themselves.
 test: lint $(if $(LEDGER_TEST_MODEL),,model) ## lint and all tests, the real model included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not real"
+	$(BIN)/python -m pytest -m real
 
 hub: install ## a Hub on this machine, to try push and pull with; it forgets all when it ends
 	$(BIN)/python -m tests.hub

@@ -132,10 +132,13 @@ def _print_plan(found: dict[str, Any]) -> None:
 
 def _show_transfers(wanted: bool) -> None:
     """The client's own bars of progress, where a person is looking."""
+    from huggingface_hub.utils import logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not (wanted and sys.stderr.isatty()):
         disable_progress_bars()
+        # Its words on tries that failed; what comes of them in the end is told in one line.
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # as they ship it
 
 
 @click.command(short_help="Bring a published history into this ledger.")

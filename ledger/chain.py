@@ -135,6 +135,12 @@ def evaluation_content(
     }
 
 
+def withheld_digest(turn: TurnRow, withheld: dict[str, Any]) -> str:
+    """SHA-256 over where a pulled turn comes from and what is told of it beyond its hash."""
+    told = {name: value for name, value in withheld.items() if name != "digest"}
+    return content_hash({"turn": turn.hash, "origin": turn.origin, "withheld": told})
+
+
 def publication_content(publication: PublicationRow, *, turn: str) -> dict[str, Any]:
     """Everything that a publication's hash covers. turn: the hash of its turn."""
     return {

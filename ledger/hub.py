@@ -150,17 +150,21 @@ class Hub:
             )
 
 
-def check_repo(repo: str) -> str:
-    """The id of a repository; HubError if it is none."""
-    if scrubbed(repo) != repo:
+def check_address(address: str) -> None:
+    """HubError, without showing it, if a token or a password is in it where a name is expected."""
+    # Where a password ends in a URL, a revision seems to begin: what is left is not recognised.
+    if "://" in address or scrubbed(address) != address:
         raise HubError(
-            "the name of the repository has a token or a password in it; log in with "
+            "what should be the name of a repository is a URL, or has a token in it; log in with "
             "hf auth login, and write OWNER/NAME"
         )
+
+
+def check_repo(repo: str) -> str:
+    """The id of a repository; HubError if it is none."""
+    check_address(repo)
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or repo.endswith(".git"):
-        # Of an address not all: a revision may have been split off where its password ends.
-        shown = repo.partition("://")[0]
-        raise HubError(f"{shown}: not the id of a repository; write OWNER/NAME")
+        raise HubError(f"{repo}: not the id of a repository; write OWNER/NAME")
     return repo
 
 
@@ -187,6 +191,8 @@ def hub_reason(error: BaseException) -> str:
         reason = f"{error.strerror or error} ({error.filename or 'on this machine'})"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason += "; free some space and run the command again"
+        elif error.errno == errno.ENOENT:
+            reason += "; another command may have removed it, run this one again"
         return scrubbed(reason)
     if isinstance(error, OfflineModeIsEnabled):
         return "the Hub is switched off by HF_HUB_OFFLINE; unset it and run the command again"

@@ -1,10 +1,11 @@
 """Find and load the base model. Imports transformers and the Hub client only when called."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ledger.hub import hub_reason
-from patches.errors import CheckpointError, HubError, ModelError, SettingError
+from ledger.hub import check_address, hub_reason, scrubbed
+from patches.errors import CheckpointError, ModelError, SettingError
 
 if TYPE_CHECKING:
     import torch
@@ -38,17 +39,7 @@ def resolve_model(model: str, revision: str | None) -> tuple[Path, str | None]:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve(), None
-    if not _is_hub_id(model):
-        raise CheckpointError(f"{model}: no such folder, and not a Hub id like owner/name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = Path(snapshot_download(model, revision=revision, allow_patterns=list(_WANTED)))
-    except Exception as error:  # as in `ledger.hub.asking`
-        raise CheckpointError(
-            f"{model}{f'@{revision}' if revision else ''}: not a folder here, and the Hub does not "
-            f"give it: {hub_reason(error)}"
-        ) from error
+    found = _snapshot(model, revision, _WANTED)
     return found, found.name
 
 
@@ -61,24 +52,27 @@ def resolve_adapter(source: str) -> tuple[Path, str | None]:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder, None
-    name, revision = split_revision(source)
-    if not _is_hub_id(name):
-        raise CheckpointError(f"{source}: no such folder, and not a Hub id like owner/name")
-    from huggingface_hub import snapshot_download
-
     from patches.adapter import CONFIG_FILE, WEIGHTS_FILE
 
-    wanted = [CONFIG_FILE, WEIGHTS_FILE]
-    try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # as above
-        raise HubError(f"{source}: not a folder here, and {hub_reason(error)}") from error
+    found = _snapshot(*split_revision(source), (CONFIG_FILE, WEIGHTS_FILE))
     return found, found.name
 
 
-def _is_hub_id(model: str) -> bool:
-    parts = model.split("/")
-    return len(parts) == 2 and all(parts) and not model.startswith((".", "~"))
+def _snapshot(name: str, revision: str | None, wanted: Sequence[str]) -> Path:
+    """The folder in the local cache with those files of a repository, downloaded if need be."""
+    check_address(name)
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or name.startswith((".", "~")):
+        raise CheckpointError(f"{name}: no such folder, and not a Hub id like owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))
+    except Exception as error:  # as in `ledger.hub.asking`
+        what = name + (f"@{scrubbed(revision)}" if revision else "")
+        raise CheckpointError(
+            f"{what}: not a folder here, and the Hub does not give it: {hub_reason(error)}"
+        ) from None
 
 
 def load_model(folder: Path, *, dtype: str | None, device: str) -> "nn.Module":

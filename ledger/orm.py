@@ -24,6 +24,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+PULL = "pull"
+"""The action of a ref that came to point to a turn which was recorded elsewhere."""
+
 EMPTY = "empty"
 """What stands for the state before the first turn in hashes and refs."""
 
@@ -125,8 +128,9 @@ class TurnRow(Table):
 
     number: 1, 2, 3 … along the parents; unique on the branch that it was recorded on.
     origin: id of the ledger that it was recorded in; another's came by a pull.
-    withheld: of a pulled turn, what its publisher kept back: ``edits``, ``dataset`` (identity);
-    and ``scores``, as published, where the outcomes they are made of were kept back.
+    withheld: empty for a turn made here. Of a pulled one: ``edits`` if its publisher kept their
+    texts back, ``dataset`` (its identity) and ``source`` likewise; ``scores`` as told where their
+    outcomes were kept back; and ``digest`` over these, the origin and the turn's hash.
     tensors: state after the turn: tensor name → SHA-256 of its bytes in the checkpoint's dtype.
     edits_digest: SHA-256 over the digests of the turn's edits in order.
     figures: what the method told of the turn, e.g. the loss of every edit.

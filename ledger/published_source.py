@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ledger.hub import Hub, check_repo
+from ledger.hub import Hub, check_repo, scrubbed
 from ledger.manifest import MANIFEST, Manifest, parse_manifest
 from ledger.models import split_revision
 from ledger.signing import SIGNATURE, check_signature
@@ -33,6 +33,7 @@ class PublishedSource:
         self.name, revision = split_revision(source)
         self.commit: str | None = None
         self._hub: Hub | None = None
+        self._names: frozenset[str] = frozenset()
         local = Path(self.name).expanduser()
         if local.is_dir():
             self.folder = local.resolve()
@@ -44,10 +45,10 @@ class PublishedSource:
         remote = self._hub.look(self.name, revision or "main")
         if remote is None:
             raise HubError(
-                f"{source}: no such folder here, and the Hub has no such repository or revision, "
-                "or you have no access to it"
+                f"{scrubbed(source)}: no such folder here, and the Hub has no such repository or "
+                "revision, or you have no access to it"
             )
-        self.commit = remote.commit
+        self.commit, self._names = remote.commit, frozenset(remote.files)
         self.where = f"{self.name}@{remote.commit[:12]}"
         place = self.name.replace("/", "--")
         self.folder = ledger_folder / INCOMING / place / remote.commit
@@ -62,15 +63,19 @@ class PublishedSource:
 
     def manifest(self) -> Manifest:
         """ManifestError if it is missing, malformed, or contradicts itself."""
-        try:
-            path = self.path(MANIFEST)
-        except (HubError, ManifestError) as error:
-            raise type(error)(
-                f"{error}. Is it a history, published with: ledger push --as patch?"
-            ) from error
+        if not self._has(MANIFEST):
+            raise ManifestError(
+                f"{self.where}: holds no {MANIFEST}; is it a history, published with: "
+                "ledger push --as patch?"
+            )
+        path = self.path(MANIFEST)
         if path.stat().st_size > _LARGEST_MANIFEST:
             raise ManifestError(f"{self.where}: {MANIFEST} is too large to be one")
         return parse_manifest(path.read_bytes(), f"{self.where}: {MANIFEST}")
+
+    def _has(self, name: str) -> bool:
+        """Whether there is a file `name`, good or not."""
+        return name in self._names if self._hub is not None else (self.folder / name).exists()
 
     def path(self, name: str, *, again: bool = False) -> Path:
         """File `name` on this machine, fetched if it is not there yet. again: anew."""
@@ -99,10 +104,9 @@ class PublishedSource:
 
     def check_signature(self, manifest: Manifest, key: Path) -> None:
         """ManifestError unless all files of the history are signed with that key's other half."""
-        try:
-            signature = self.path(SIGNATURE)
-        except (HubError, ManifestError) as error:
-            raise ManifestError(f"{self.where}: is not signed ({error})") from error
+        if not self._has(SIGNATURE):
+            raise ManifestError(f"{self.where}: is not signed: it holds no {SIGNATURE}")
+        signature = self.path(SIGNATURE)
         with self._only(manifest) as folder:
             check_signature(folder, signature, key, self.where)
 

@@ -25,7 +25,7 @@ from ledger.signing import SIGNATURE, require_signing_library
 from ledger.staging import CARD, Push, staged
 from ledger.workspace import MAIN, Ledger
 from patches.checkpoint_writer import PROVENANCE_FILE
-from patches.errors import HubError
+from patches.errors import DatabaseError, HubError
 from patches.folder_swap import building, recover, translated
 
 # What may lie in a repository to which nothing was pushed yet.
@@ -175,12 +175,12 @@ def send(ledger: Ledger, prepared: Prepared) -> Pushed:
         commit = _commit(hub, prepared, remote)
     try:
         notes = [*prepared.notes, *_tag(hub, prepared, commit)]
-    except HubError as error:
-        raise HubError(
-            f"{error}. Commit {commit[:12]} is there; its tag {prepared.tag} and the record of it "
-            "here are missing: the same command again adds them"
+        _record(ledger, prepared, commit)
+    except (HubError, DatabaseError) as error:
+        raise type(error)(
+            f"{error}. Commit {commit[:12]} is on the Hub, but not tagged and recorded yet: the "
+            "same command again does that, and sends nothing twice"
         ) from error
-    _record(ledger, prepared, commit)
     content = {**prepared._common(), "notes": notes}
     return Pushed(commit=commit, new=new, content=content)
 

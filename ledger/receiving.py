@@ -12,6 +12,7 @@ from ledger import chain, database
 from ledger.datasets import Dataset
 from ledger.manifest import Manifest, PublishedTurn
 from ledger.orm import (
+    PULL,
     BlobRow,
     RefMoveRow,
     RefRow,
@@ -121,8 +122,8 @@ def _record(
         hash=turn.hash,
         figures=content.get("figures", {}),
         origin=turn.origin,
-        withheld=_withheld(turn, edits),
     )
+    row.withheld = _withheld(row, turn, edits)
     _check_hash(ledger, row, turn)
     session.add(row)
     session.flush()
@@ -138,7 +139,7 @@ _SAME = (
 """Columns of a turn that are called the same in its content."""
 
 
-def _withheld(turn: PublishedTurn, edits: object) -> dict[str, Any]:
+def _withheld(row: TurnRow, turn: PublishedTurn, edits: object) -> dict[str, Any]:
     """What the publisher has kept back; see `TurnRow`."""
     content = turn.content
     found = {
@@ -147,7 +148,8 @@ def _withheld(turn: PublishedTurn, edits: object) -> dict[str, Any]:
         "source": turn.source,
         "scores": turn.scores,
     }
-    return {name: value for name, value in found.items() if value}
+    told = {name: value for name, value in found.items() if value}
+    return {**told, "digest": chain.withheld_digest(row, told)}
 
 
 def _check_hash(ledger: Ledger, row: TurnRow, turn: PublishedTurn) -> None:
@@ -218,7 +220,7 @@ def _complete(session: Session, turns: Sequence[PublishedTurn], what: Received) 
         turn = published[row.hash]
         if row.withheld.get("edits"):
             insert_edits(session, row.id, what.edits[turn.number])
-            row.withheld = _withheld(turn, what.edits[turn.number])
+            row.withheld = _withheld(row, turn, what.edits[turn.number])
             _evaluate(session, row, turn, what)
             count += row.edits
     return count
@@ -232,7 +234,7 @@ def _move(session: Session, ref: RefRow, head: int, now: datetime) -> None:
             ref=ref.name,
             from_turn_id=ref.turn_id,
             to_turn_id=head,
-            action="pull",
+            action=PULL,
             created_at=now,
         )
     )

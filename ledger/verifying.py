@@ -10,12 +10,14 @@ from sqlalchemy.orm import Session
 
 from ledger import chain, database
 from ledger.orm import (
+    PULL,
     BlobRow,
     DatasetRow,
     EditRow,
     EvaluationRow,
     OutcomeRow,
     PublicationRow,
+    RefMoveRow,
     RefRow,
     ReplacementRow,
     SkippedRow,
@@ -98,8 +100,10 @@ def _verify_chain(
     replaces: dict[int, list[int]] = {}
     for row in session.scalars(select(ReplacementRow)):
         replaces.setdefault(row.turn_id, []).append(by_id[row.replaced_id].number)
+    made_here = set(session.scalars(select(RefMoveRow.to_turn_id).where(RefMoveRow.action != PULL)))
     for done, turn in enumerate(rows, start=1):
         subject = f"turn {turn.number}" + ("" if turn.branch == "main" else f" of {turn.branch}")
+        _verify_origin(ledger, turn, turn.id in made_here, subject, result)
         if turn.withheld.get("edits") and turn.origin != ledger.base.ledger_id:
             result.count("withheld edits", turn.edits)
         else:
@@ -131,6 +135,17 @@ def _verify_chain(
         result.count("turns")
         progress("turns", done, len(rows))
     return by_id
+
+
+def _verify_origin(
+    ledger: Ledger, turn: TurnRow, made_here: bool, subject: str, result: Verified
+) -> None:
+    """A turn that was made here keeps nothing back; of a pulled one, what is told is as it came."""
+    if made_here or turn.origin == ledger.base.ledger_id or not turn.withheld:
+        if turn.withheld or turn.origin != ledger.base.ledger_id:
+            result.found(subject, "where it comes from, or what was kept back, has been altered")
+    elif turn.withheld.get("digest") != chain.withheld_digest(turn, turn.withheld):
+        result.found(subject, "what its publisher tells of it has been altered")
 
 
 def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verified) -> None:

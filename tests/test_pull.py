@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from ledger import database
 from ledger.applying import apply_to_folder
@@ -355,6 +355,28 @@ def test_edits_that_were_taken_out_of_a_turn_made_here_are_missed(publisher: Led
         session.execute(text("DELETE FROM outcomes"))
         session.execute(text(f"DELETE FROM edits WHERE turn_id = {row.id}"))
     assert any("has 0 edits" in problem.what for problem in verify(publisher).problems)
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"origin": "another"}, "what its publisher tells of it"),
+        ({"origin": None}, "where it comes from"),
+        ({"withheld": {}}, "where it comes from"),
+        ({"withheld": {"scores": {"n": 3, "base": {}, "state": {}}}}, "what its publisher tells"),
+    ],
+)
+def test_what_is_told_of_a_pulled_turn_cannot_be_altered(
+    publisher: Ledger, other: Ledger, change: dict[str, Any], reason: str
+) -> None:
+    publish(publisher)
+    pull(other, EDITS)
+    values = {name: other.base.ledger_id if one is None else one for name, one in change.items()}
+    with database.writing(other.engine) as session:
+        session.execute(update(TurnRow).where(TurnRow.number == 2).values(**values))
+    found = verify(other).problems
+    assert any(problem.subject == "turn 2" and reason in problem.what for problem in found)
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:

@@ -174,7 +174,7 @@ def test_a_dry_run_sends_nothing(hub: Hub, ledger: Ledger) -> None:
     assert {file["name"] for file in told["list"]} >= {"README.md", "model.safetensors"}
     assert {request.method for request in hub.requests} <= {"GET", "HEAD"}
     assert contents(ledger) == before
-    assert not list(ledger.folder.glob("pushing-*"))
+    assert not list(ledger.folder.glob(".pushing*"))
 
 
 def test_a_private_repository_is_made(hub: Hub, ledger: Ledger) -> None:

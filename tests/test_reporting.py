@@ -20,6 +20,7 @@ from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
 TURN = {
     *("turn", "branch", "kind", "method", "state", "undoes", "replaces", "edits", "skipped"),
     *("message", "patch", "hash", "parent", "created_at", "seconds", "scores"),
+    "published",
 }
 DETAILS = TURN | {
     *("hyperparameters", "seed", "author", "dataset", "rows", "skipped_rows", "editor_state"),
@@ -29,6 +30,7 @@ STATUS = {
     *("ledger", "database", "schema", "store", "store_bytes", "model", "revision"),
     *("architecture", "fingerprint", "branch", "turn", "hash", "turns", "edits_in_force"),
     *("edits_recorded", "skipped", "in_force", "scores"),
+    *("branches", "publications"),
 }
 
 
@@ -122,7 +124,14 @@ def test_status_tells_exactly_these_facts(ledger: Ledger) -> None:
     assert set(found) == STATUS
     assert (found["turn"], found["branch"], found["schema"]) == (3, "main", database.SCHEMA)
     assert found["hash"] == log(ledger)[-1].row.hash
-    assert found["turns"] == {"edit": 2, "rollback": 1, "merge": 0, "in_force": 1, "rolled_back": 1}
+    assert found["turns"] == {
+        "edit": 2,
+        "rollback": 1,
+        "merge": 0,
+        "import": 0,
+        "in_force": 1,
+        "rolled_back": 1,
+    }
     assert found["in_force"] == [2]
     assert (found["edits_in_force"], found["edits_recorded"], found["skipped"]) == (2, 5, 2)
     assert found["scores"] is None
