@@ -18,7 +18,7 @@ from cli.watching import watching
 from ledger.wording import counted
 
 if TYPE_CHECKING:
-    from ledger.pulling import Pulled
+    from ledger.sharing.pulling import Pulled
 
 verify_option = click.option(
     "--verify",
@@ -77,8 +77,8 @@ def push(dry_run: bool, ledger_dir: Path | None, as_json: bool, **options: Any) 
     Example: ledger push me/my-model --base-model owner/base
              ledger push me/my-model-edits --as patch --dry-run
     """
-    from ledger.publishing import prepared_push, send
-    from ledger.staging import Push
+    from ledger.sharing.publishing import prepared_push, send
+    from ledger.sharing.staging import Push
 
     ledger = opened(ledger_dir)
     _show_transfers(not as_json)
@@ -161,7 +161,7 @@ def pull(
     Example: ledger pull them/their-edits
              ledger apply --branch them/their-edits --to ./their-model
     """
-    from ledger.pulling import pull as bring
+    from ledger.sharing.pulling import pull as bring
 
     ledger = opened(ledger_dir)
     _show_transfers(False)
@@ -194,7 +194,7 @@ def clone(
     Example: ledger clone them/their-edits --model ./SmolLM2-135M-Instruct
              ledger apply --to ./their-model
     """
-    from ledger.pulling import clone as start
+    from ledger.sharing.pulling import clone as start
 
     _show_transfers(False)
     with watching(quiet=as_json) as progress:

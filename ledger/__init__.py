@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ledger.initialising import Initialised, init
     from ledger.loading import load_patched
     from ledger.merging import Merged, merge_shards
-    from ledger.publishing import Pushed, push
-    from ledger.pulling import Pulled, clone, pull
     from ledger.reporting import Status, TurnDetails, log, show, status
     from ledger.rolling_back import RolledBack, rollback_to, rollback_turn
     from ledger.routing import Routed, route
-    from ledger.staging import Push
+    from ledger.sharing.publishing import Pushed, push
+    from ledger.sharing.pulling import Pulled, clone, pull
+    from ledger.sharing.staging import Push
     from ledger.verifying import Problem, Verified, verify
     from ledger.verifying_checkpoint import verify_checkpoint
     from ledger.workspace import Ledger, open_ledger
@@ -46,12 +46,12 @@ _HOMES = {
     "ledger.initialising": ("Initialised", "init"),
     "ledger.loading": ("load_patched",),
     "ledger.merging": ("Merged", "merge_shards"),
-    "ledger.publishing": ("Pushed", "push"),
-    "ledger.pulling": ("Pulled", "clone", "pull"),
+    "ledger.sharing.publishing": ("Pushed", "push"),
+    "ledger.sharing.pulling": ("Pulled", "clone", "pull"),
     "ledger.reporting": ("Status", "TurnDetails", "log", "show", "status"),
     "ledger.rolling_back": ("RolledBack", "rollback_to", "rollback_turn"),
     "ledger.routing": ("Routed", "route"),
-    "ledger.staging": ("Push",),
+    "ledger.sharing.staging": ("Push",),
     "ledger.verifying": ("Problem", "Verified", "verify"),
     "ledger.verifying_checkpoint": ("verify_checkpoint",),
     "ledger.workspace": ("Ledger", "open_ledger"),

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ledger.publishing import Pushed
 from ledger.reporting import log
+from ledger.sharing.publishing import Pushed
 from ledger.verifying import verify
 from ledger.workspace import Ledger, open_ledger
 from tests.ledgers import add, contents, facts, files, new_ledger, write_facts

@@ -19,10 +19,10 @@ from markdown_it.token import Token
 from sqlalchemy import delete, update
 
 from ledger import database
-from ledger.card_text import METRICS
 from ledger.cards import Published, card
+from ledger.cards.markdown import LONGEST, MOST, code, escaped, table
+from ledger.cards.text import METRICS
 from ledger.evaluating import evaluate
-from ledger.markdown import LONGEST, MOST, code, escaped, table
 from ledger.orm import BaseRow, DatasetRow, EditRow, OutcomeRow, TurnRow
 from ledger.recording import Blob, NewTurn, record_turn
 from ledger.reporting import log

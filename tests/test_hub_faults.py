@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ledger.pulling import clone, pull
+from ledger.sharing.pulling import clone, pull
 from ledger.workspace import Ledger
 from patches.errors import HubError
 from tests.command_line import call, done

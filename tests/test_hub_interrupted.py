@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ledger.publishing import Pushed
-from ledger.pulling import clone, pull
 from ledger.reporting import log
 from ledger.rolling_back import rollback_turn
+from ledger.sharing.publishing import Pushed
+from ledger.sharing.pulling import clone, pull
 from ledger.verifying import verify
 from ledger.workspace import Ledger, open_ledger
 from patches.errors import EditLedgerError, HistoryError, HubError

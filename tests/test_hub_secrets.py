@@ -13,7 +13,7 @@ from ledger import load_patched
 from ledger.hub import scrubbed
 from ledger.importing import import_adapter
 from ledger.initialising import init
-from ledger.pulling import clone, pull
+from ledger.sharing.pulling import clone, pull
 from ledger.workspace import Ledger
 from patches.errors import EditLedgerError
 from tests.command_line import call, done

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from cli.main import main
 from ledger.chain import content_hash
-from ledger.manifest import MANIFEST, parse_manifest
 from ledger.orm import EMPTY
-from ledger.pulling import pull
 from ledger.reporting import log, show
 from ledger.rolling_back import rollback_turn
-from ledger.staging import Push, staged
+from ledger.sharing.manifest import MANIFEST, parse_manifest
+from ledger.sharing.pulling import pull
+from ledger.sharing.staging import Push, staged
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.errors import EditLedgerError, HistoryError, ManifestError

@@ -14,9 +14,9 @@ from ledger.applying import apply_to_folder
 from ledger.chain import content_hash
 from ledger.evaluating import evaluate
 from ledger.orm import TurnRow
-from ledger.pulling import Pulled, clone, pull
 from ledger.reporting import log, show, status
 from ledger.rolling_back import rollback_turn
+from ledger.sharing.pulling import Pulled, clone, pull
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.errors import EditLedgerError, HistoryError, HubError, ManifestError

@@ -10,11 +10,11 @@ import torch
 
 from ledger import load_patched
 from ledger.applying import apply_to_folder, apply_to_model
-from ledger.publishing import Pushed, prepared_push, send
-from ledger.publishing import push as push_it
 from ledger.reporting import log, status
 from ledger.rolling_back import rollback_turn
-from ledger.staging import Push
+from ledger.sharing.publishing import Pushed, prepared_push, send
+from ledger.sharing.publishing import push as push_it
+from ledger.sharing.staging import Push
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.checkpoint import open_checkpoint, tensor_digests

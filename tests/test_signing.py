@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledger.pulling import clone, pull
 from ledger.rolling_back import rollback_turn
-from ledger.signing import SIGNATURE
+from ledger.sharing.pulling import clone, pull
+from ledger.sharing.signing import SIGNATURE
 from ledger.workspace import Ledger
 from patches.errors import ManifestError, SettingError
 from tests.ledgers import add, contents, facts, new_ledger, write_facts

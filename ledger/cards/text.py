@@ -5,10 +5,7 @@ Whatever comes from a dataset, from the base's files or from another's history i
 
 from collections.abc import Sequence
 
-from ledger.card_subject import Source, Subject
-from ledger.card_use import limits, loading, verifying
-from ledger.history import CHANGING, Turn
-from ledger.markdown import (
+from ledger.cards.markdown import (
     LONGEST,
     bullets,
     capped_table,
@@ -18,6 +15,9 @@ from ledger.markdown import (
     section,
     table,
 )
+from ledger.cards.subject import Source, Subject
+from ledger.cards.use import limits, loading, verifying
+from ledger.history import CHANGING, Turn
 from ledger.wording import NOTHING, counted, is_number, score, turn_numbers
 
 METRICS = {

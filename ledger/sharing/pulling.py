@@ -18,14 +18,14 @@ from sqlalchemy.orm import Session
 from ledger import database, history
 from ledger.hub import check_repo
 from ledger.initialising import init
-from ledger.manifest import EDITS, Manifest, PublishedTurn
 from ledger.orm import RefRow, TurnRow
 from ledger.progress import Progress, silent
-from ledger.published_edits import read_published_edits
-from ledger.published_source import INCOMING, PublishedSource
-from ledger.receiving import Received, receive
 from ledger.recording import Blob
-from ledger.signing import require_signing_library
+from ledger.sharing.manifest import EDITS, Manifest, PublishedTurn
+from ledger.sharing.published_edits import read_published_edits
+from ledger.sharing.published_source import INCOMING, PublishedSource
+from ledger.sharing.receiving import Received, receive
+from ledger.sharing.signing import require_signing_library
 from ledger.workspace import CONFIG, FOLDER, MAIN, Ledger
 from patches.errors import HistoryError, ManifestError
 from patches.patch import PatchFile, read_state

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from ledger.card_subject import Published, Subject
+from ledger.cards.markdown import block, bullets, capped_table, escaped, section
+from ledger.cards.subject import Published, Subject
 from ledger.history import CHANGING, state_hash
-from ledger.markdown import block, bullets, capped_table, escaped, section
-from ledger.signing import SIGNATURE
+from ledger.sharing.signing import SIGNATURE
 from ledger.wording import turn_numbers
 
 _MEMORIES = (

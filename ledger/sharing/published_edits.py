@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ledger import chain
-from ledger.manifest import PublishedTurn
 from ledger.recording import RecordedEdit, edit_values
+from ledger.sharing.manifest import PublishedTurn
 from patches.edit import Edit
 from patches.errors import ManifestError
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from ledger import chain
 from ledger.orm import EMPTY
-from ledger.published_content import (
+from ledger.sharing.published_content import (
     DIGEST,
     MAYBE_TEXT,
     TEXT,

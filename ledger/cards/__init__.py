@@ -7,8 +7,8 @@ themselves are told only where that was asked for.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ledger.card_subject import SLUG, Published, Subject, read_subject
-from ledger.card_text import METRICS, body
+from ledger.cards.subject import SLUG, Published, Subject, read_subject
+from ledger.cards.text import METRICS, body
 from ledger.history import Turn
 from ledger.wording import counted, is_number
 from ledger.workspace import Ledger

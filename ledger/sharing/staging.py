@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ledger.applying import apply_to_folder, choose_state, provenance
-from ledger.bundling import Files, bundle
-from ledger.card_subject import FORMS
 from ledger.cards import Published, card
+from ledger.cards.subject import FORMS
 from ledger.history import Turn
 from ledger.hub import check_repo
 from ledger.models import split_revision
 from ledger.progress import Progress
-from ledger.signing import SIGNATURE, sign
+from ledger.sharing.bundling import Files, bundle
+from ledger.sharing.signing import SIGNATURE, sign
 from ledger.workspace import Ledger
 from patches.checkpoint_writer import PROVENANCE_FILE
 from patches.errors import SettingError

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ledger.hub import Hub, check_repo, scrubbed
-from ledger.manifest import MANIFEST, Manifest, parse_manifest
 from ledger.models import split_revision
-from ledger.signing import SIGNATURE, check_signature
+from ledger.sharing.manifest import MANIFEST, Manifest, parse_manifest
+from ledger.sharing.signing import SIGNATURE, check_signature
 from patches.errors import HubError, ManifestError
 
 _LARGEST_MANIFEST = 1 << 30

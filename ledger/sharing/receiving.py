@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from ledger import chain, database
 from ledger.datasets import Dataset
-from ledger.manifest import Manifest, PublishedTurn
 from ledger.orm import (
     PULL,
     BlobRow,
@@ -22,6 +21,7 @@ from ledger.orm import (
     UndoRow,
 )
 from ledger.recording import Blob, NewEvaluation, dataset_row, insert_edits, record_evaluation
+from ledger.sharing.manifest import Manifest, PublishedTurn
 from ledger.workspace import Ledger
 from patches.errors import HistoryError, ManifestError
 

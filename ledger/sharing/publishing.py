@@ -21,8 +21,8 @@ from ledger.hub import Hub, Remote, RemoteFile, check_repo
 from ledger.models import split_revision
 from ledger.orm import PublicationRow, TurnRow
 from ledger.progress import Progress, silent
-from ledger.signing import SIGNATURE, require_signing_library
-from ledger.staging import CARD, Push, staged
+from ledger.sharing.signing import SIGNATURE, require_signing_library
+from ledger.sharing.staging import CARD, Push, staged
 from ledger.workspace import MAIN, Ledger
 from patches.checkpoint_writer import PROVENANCE_FILE
 from patches.errors import DatabaseError, HubError

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from ledger import chain, database, history
 from ledger.history import Turn
-from ledger.manifest import EDITS, MANIFEST, Manifest, PublishedTurn, file_entry
 from ledger.orm import DatasetRow, EvaluationRow, OutcomeRow, SkippedRow
+from ledger.sharing.manifest import EDITS, MANIFEST, Manifest, PublishedTurn, file_entry
 from ledger.sources import HUB_PREFIX
 from ledger.workspace import Ledger
 

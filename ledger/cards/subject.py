@@ -11,9 +11,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ledger import database, history
+from ledger.cards.markdown import MOST
 from ledger.datasets import HUB
 from ledger.history import Turn
-from ledger.markdown import MOST
 from ledger.orm import EditRow, EvaluationRow, TurnRow
 from ledger.sources import HUB_PREFIX, parse_address
 from ledger.workspace import Base, Ledger

@@ -1,0 +1,1 @@
+"""Histories and states on the Hub: published, pulled, cloned, signed."""
