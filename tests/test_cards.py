@@ -530,8 +530,8 @@ class TestFacts:
     def test_nobody_reads_more_than_a_page(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in ("markdown", "card_subject"):
-            monkeypatch.setattr(f"ledger.{module}.MOST", 2)
+        for module in ("markdown", "subject"):
+            monkeypatch.setattr(f"ledger.cards.{module}.MOST", 2)
         text = write(ledger, include_edits=True)
         assert [len(rows) for rows in tables(text)] == [3, 2, 3]
         assert "… and 2 more" in text  # turns
