@@ -111,7 +111,8 @@ def verify(model: Path | None, ledger_dir: Path | None, as_json: bool) -> None:
 @ledger_option
 @json_option
 def gc(dry_run: bool, ledger_dir: Path | None, as_json: bool) -> None:
-    """Remove files of the patch store that no turn refers to, as an interrupted run leaves them.
+    """Remove files that no turn refers to, as an interrupted run leaves them: in the patch store,
+    and of pulls.
 
     \b
     Example: ledger gc --dry-run

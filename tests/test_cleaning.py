@@ -99,6 +99,20 @@ def test_young_files_stay_since_a_running_turn_may_be_about_to_record_them(
     assert verify(ledger).problems == []
 
 
+def test_what_a_pull_has_fetched_and_never_recorded_is_garbage_in_time(ledger: Ledger) -> None:
+    collect_garbage(ledger)
+    folder = ledger.folder / "incoming" / "me--edits" / ("0" * 40) / "patches"
+    folder.mkdir(parents=True)
+    fetched = folder / "12.safetensors"
+    fetched.write_bytes(b"12")
+    assert collect_garbage(ledger).files == []
+    make_old(fetched)
+    assert collect_garbage(ledger, dry_run=True).files == [fetched]
+    assert fetched.exists()
+    assert collect_garbage(ledger).files == [fetched]
+    assert not (ledger.folder / "incoming").exists()
+
+
 def test_what_a_failed_turn_left_is_garbage(ledger: Ledger, source: str) -> None:
     collect_garbage(ledger)
     before = set(ledger.store.digests())
