@@ -77,6 +77,9 @@ def test_signing_again_makes_no_new_commit_but_a_new_state_does(
     assert not push(publisher, EDITS, "patch", key=secret).new
     rollback_turn(publisher, 1)
     assert push(publisher, EDITS, "patch", key=secret).new
+    new, _ = keys(tmp_path, "new")
+    assert push(publisher, EDITS, "patch", key=new).new
+    assert not push(publisher, EDITS, "patch", key=new).new
 
 
 def test_another_key_no_signature_and_altered_files_are_refused(

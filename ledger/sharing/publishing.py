@@ -21,7 +21,7 @@ from ledger.hub import Hub, Remote, RemoteFile, check_repo
 from ledger.models import split_revision
 from ledger.orm import PublicationRow, TurnRow
 from ledger.progress import Progress, silent
-from ledger.sharing.signing import SIGNATURE, require_signing_library
+from ledger.sharing.signing import SIGNATURE, require_signing_library, signer
 from ledger.sharing.staging import CARD, Push, staged
 from ledger.workspace import MAIN, Ledger
 from patches.checkpoint_writer import PROVENANCE_FILE
@@ -125,6 +125,10 @@ def prepared_push(ledger: Ledger, push: Push, *, progress: Progress = silent) ->
                 ledger, push, turns, turn.number, here, repo=repo, tag=tag, progress=progress
             )
         changed, deleted = _difference(files, remote, there.files)
+        # A signature is another one each time; only that of another key is a change.
+        if remote is not None and changed == [SIGNATURE] and SIGNATURE in remote.files:
+            earlier = hub.download(repo, remote.commit, SIGNATURE, stage / "there", again=False)
+            changed = [] if signer(earlier) == signer(files[SIGNATURE]) else changed
         if push.private and remote is not None:
             notes = [*notes, "--private has a meaning only for a new repository; it was left as is"]
         found = Prepared(
@@ -305,9 +309,6 @@ def _difference(
     """Names of the files that are not there in this form, and of those to delete."""
     there = {} if remote is None else dict(remote.files)
     changed = [name for name, path in files.items() if not _is_same(path, there.get(name))]
-    # A signature is another one each time.
-    if changed == [SIGNATURE] and SIGNATURE in there:
-        changed = []
     return changed, sorted((listed & set(there)) - set(files))
 
 

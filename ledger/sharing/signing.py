@@ -3,6 +3,7 @@
 A signature covers every file of the repository but the card, which people edit on the Hub.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,15 @@ def check_signature(folder: Path, signature: Path, key: Path, where: str) -> Non
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ManifestError(f"{where}: its signature does not hold ({reason[0][:300]})") from error
+
+
+def signer(signature: Path) -> str | None:
+    """What a signature says of the key it was made with; None if it is none."""
+    try:
+        hint: str = json.loads(signature.read_bytes())["verificationMaterial"]["publicKey"]["hint"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return hint
 
 
 def require_signing_library() -> None:
