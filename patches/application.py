@@ -17,7 +17,6 @@ from patches.dtypes import tensor_bytes, tensor_from_bytes
 from patches.errors import PatchError
 from patches.patch import PatchFile, tensors_changed
 from patches.rounding import round_to
-from patches.side_memory import SideMemory
 
 # Elements of the temporary float64 copies: bounds memory, and has no influence on the bits.
 _PIECE = 1 << 22
@@ -93,16 +92,6 @@ def patched(base: Tensor, total: Tensor, *, transposed: bool, dtype: torch.dtype
             rounded = torch.where(zero & (total[piece] == 0), before.to(dtype), rounded)
         result[piece] = rounded
     return result.reshape(base.shape)
-
-
-def side_weight(memory: SideMemory, weight: Tensor) -> Tensor:
-    """W′ of a side memory as the checkpoint would store it: ``round(W + Δ)``.
-
-    weight: W, the main weight of the memory's own turn, as it is stored. Outside of the mask W′ has
-    its bits.
-    """
-    total = memory.delta.dense(dtype=torch.float64)
-    return patched(weight, total, transposed=memory.transposed, dtype=weight.dtype)
 
 
 def patched_bytes(

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from ledger.merging import Merged, merge_shards
 from ledger.workspace import Ledger
+from patches.application import patched
 from patches.dtypes import tensor_bytes
 from patches.merging import Merge
 from patches.routing import attached
+from patches.side_memory import SideMemory
 from tests.ledgers import add, new_ledger
 from tests.tiny_models import tokenizer
 
@@ -75,3 +77,13 @@ def ledger_with_memories(folder: Path, model: Path, source: str) -> Iterator[Led
     with new_ledger(folder, model) as ledger:
         add_memories(ledger, source, limit=9)
         yield ledger
+
+
+def side_weight(memory: SideMemory, weight: Tensor) -> Tensor:
+    """W′ of a side memory as the checkpoint would store it: ``round(W + Δ)``.
+
+    weight: W, the main weight of the memory's own turn, as it is stored. Outside of the mask W′ has
+    its bits.
+    """
+    total = memory.delta.dense(dtype=torch.float64)
+    return patched(weight, total, transposed=memory.transposed, dtype=weight.dtype)

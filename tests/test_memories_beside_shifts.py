@@ -15,14 +15,13 @@ from ledger.rolling_back import rollback_turn
 from ledger.verifying import verify
 from ledger.verifying_checkpoint import verify_checkpoint
 from ledger.workspace import Ledger
-from patches.application import side_weight
 from patches.canonical import sha256
 from patches.checkpoint import open_checkpoint, tensor_digests
 from patches.dtypes import tensor_bytes
 from patches.memory_file import MEMORY_FILE, read_memories
 from patches.routing import attached, bypassed
 from tests.ledgers import add, facts, new_ledger, write_facts
-from tests.side_memories import DOWN, add_memories, logits, weights
+from tests.side_memories import DOWN, add_memories, logits, side_weight, weights
 from tests.tiny_models import load
 
 

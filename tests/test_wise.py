@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from patches.application import base_tensor, side_weight
+from patches.application import base_tensor
 from patches.canonical import sha256
 from patches.checkpoint import open_checkpoint
 from patches.deltas import Sparse
@@ -26,6 +26,7 @@ from patches.live import LiveModel
 from patches.patch import PatchFile, PatchHeader, encode_patch
 from patches.side_memory import Activations, Form, SideMemory
 from patches.tokens import IGNORED, encode, encode_prompts, pad
+from tests.side_memories import side_weight
 from tests.tiny_models import CONTEXT, FACTS, FAMILIES, build, load, tokenizer
 
 NAME = "model.layers.1.mlp.down_proj"
