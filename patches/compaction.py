@@ -85,7 +85,7 @@ def factored(
     inner = roots * basis.T
     a, b = (others, inner) if wide else (inner, others)
     small = LowRank(A=a.to(dtype), B=b.to(dtype))
-    error = _relative(exact - _product(small), exact)
+    error = relative_error(exact - _product(small), exact)
     if rank is None and max_error is not None and error > max_error:
         return _whole(exact, dtype)
     return small, error
@@ -118,7 +118,7 @@ def _whole(exact: Tensor, dtype: torch.dtype) -> tuple[LowRank, float]:
     unit = torch.eye(min(d_out, d_in), dtype=dtype)
     a, b = (exact.to(dtype), unit) if d_out <= d_in else (unit, exact.T.to(dtype))
     rounded = a if d_out <= d_in else b.T
-    return LowRank(A=a, B=b), _relative(exact - rounded.double(), exact)
+    return LowRank(A=a, B=b), relative_error(exact - rounded.double(), exact)
 
 
 def _rounded(delta: LowRank, dtype: torch.dtype) -> tuple[LowRank, float]:
@@ -135,7 +135,7 @@ def _distance(delta: LowRank, other: LowRank) -> float:
         A=torch.cat([delta.A.double(), other.A.double()]),
         B=torch.cat([delta.B.double(), -other.B.double()]),
     )
-    return _relative(_core(both), _core(delta))
+    return relative_error(_core(both), _core(delta))
 
 
 def _core(delta: LowRank) -> Tensor:
@@ -150,6 +150,7 @@ def _product(delta: LowRank) -> Tensor:
     return delta.B.double().T @ delta.A.double()
 
 
-def _relative(difference: Tensor, whole: Tensor) -> float:
+def relative_error(difference: Tensor, whole: Tensor) -> float:
+    """‖difference‖ / ‖whole‖ of two matrices; 0 if `whole` is zero."""
     norm = float(torch.linalg.matrix_norm(whole))
     return float(torch.linalg.matrix_norm(difference)) / norm if norm else 0.0

@@ -21,6 +21,7 @@ class Edit:
     target: the new answer, without leading or trailing white space.
     subject: what the fact is about, if known.
     old_target: the answer before the edit, if known.
+    relation: what of the subject the fact tells, if known, e.g. ``P103`` for its mother tongue.
     rephrasings: other prompts that should now be answered with `target`.
     locality: prompts about other things, with the answers they must keep.
     further: more probes by kind, e.g. ``personas``, ``multi_hop``, ``out_of_distribution``.
@@ -30,6 +31,7 @@ class Edit:
     target: str
     subject: str | None = None
     old_target: str | None = None
+    relation: str | None = None
     rephrasings: tuple[str, ...] = ()
     locality: tuple[Probe, ...] = ()
     further: dict[str, tuple[Probe, ...]] = field(default_factory=dict)
@@ -67,8 +69,9 @@ class Edit:
         subject: str | None,
         old_target: str | None,
         probes: dict[str, Any],
+        relation: str | None = None,
     ) -> "Edit":
-        """The inverse of storing the four texts and `probes()`."""
+        """The inverse of storing the texts and `probes()`."""
         pairs = {
             kind: tuple(Probe(prompt=p, answer=a) for p, a in rows)
             for kind, rows in probes.items()
@@ -79,6 +82,7 @@ class Edit:
             target=target,
             subject=subject,
             old_target=old_target,
+            relation=relation,
             rephrasings=tuple(probes.get("rephrasings", ())),
             locality=pairs.pop("locality", ()),
             further=pairs,

@@ -25,7 +25,7 @@ from torch.nn import functional
 from patches.edit import Edit
 from patches.generation import generate
 from patches.routing import attached, deciding_on
-from patches.tokens import IGNORED, Batch, Encoded, encode, pad
+from patches.tokens import IGNORED, Batch, Encoded, by_length, encode, pad
 from patches.tracing import logits_only_at
 
 PROTOCOL = {"name": "teacher-forced", "version": 2}
@@ -124,24 +124,11 @@ def answer(
 ) -> list[Answered]:
     """What `model` says to every question, in their order; batched by length."""
     results: dict[int, Answered] = {}
-    for indices in _by_length(questions.encoded):
+    for indices in by_length(questions.encoded, _TOKENS_PER_BATCH):
         batch = pad([questions.encoded[i] for i in indices]).to(device)
         results.update(zip(indices, _answer_batch(model, batch), strict=True))
         progress(len(results))
     return [results[i] for i in range(len(questions.encoded))]
-
-
-def _by_length(encoded: Sequence[Encoded]) -> Iterable[list[int]]:
-    """Indices in batches of similar length, of at most `_TOKENS_PER_BATCH` padded tokens."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-    batch: list[int] = []
-    for i in order:
-        if batch and len(encoded[i].ids) * (len(batch) + 1) > _TOKENS_PER_BATCH:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 @torch.inference_mode()

@@ -16,10 +16,11 @@ from patches import routing
 from patches.application import base_tensor, matrix_shape, patched, total_change
 from patches.canonical import sha256
 from patches.checkpoint import Checkpoint
+from patches.deltas import Dense
 from patches.dtypes import tensor_bytes
 from patches.errors import ModelError, PatchError
 from patches.modules import parameters_by_tensor
-from patches.patch import PatchFile, tensors_changed
+from patches.patch import Change, PatchFile, tensors_changed
 from patches.side_memory import SideMemory
 
 
@@ -85,6 +86,15 @@ class LiveModel:
             self._transposed[name] = info.transposed
             self._write(name)
         self._attach((*memories, *(patch.memory(name) for name in patch.memories)))
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """(d_out, d_in) of every tensor that the state changes."""
+        return [tuple(total.shape) for total in self._totals.values()]
+
+    def sums(self) -> Iterator[tuple[str, Change]]:
+        """Σ Δ of every tensor that the state changes, float64, on the CPU; one at a time."""
+        for name, total in self._totals.items():
+            yield name, Change(delta=Dense(delta=total.cpu()), transposed=self._transposed[name])
 
     def stored(self, name: str) -> Tensor:
         """Tensor `name` of the state as a checkpoint stores it, on the CPU."""

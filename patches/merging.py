@@ -9,10 +9,13 @@ entries, and s the sign that weighs more at each entry over the weighted deltas:
     sign             Σ_agree wᵢ Δᵢ / Σ_agree wᵢ            TIES without trimming
     magnitude        Σ wᵢ T(Δᵢ)
     magnitude_norm   Σ wᵢ T(Δᵢ) / Σ wᵢ
+    dare             Σ wᵢ D(Δᵢ) / density                  DARE, arXiv 2311.03099: what is left
+                                                           makes up for what is dropped
     dare_linear      Σ wᵢ D(Δᵢ)                            as the released code of WISE has it: what
                                                            is dropped is not made up for
     dare_ties        Σ_agree wᵢ D(Δᵢ) / density            DARE, arXiv 2311.03099, with TIES' signs
-    slerp            along the great circle from Δ₁ to Δ₂, by the share of w₂
+    slerp            along the great circle from Δ₁ to Δ₂, by the share of w₂; straight where one
+                     is zero or they have nearly one direction
 
 Σ_agree runs over the deltas whose entry has the sign s. Trimming, dropping and the election of
 signs are PEFT's.
@@ -25,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patches.errors import SettingError
+from patches.errors import PatchError, SettingError
 
 _COLINEAR = 0.9995
 
@@ -69,6 +72,25 @@ def merged(deltas: Tensor, how: Merge) -> Tensor:
         return METHODS[how.method](deltas, weights, how.density)
 
 
+def merged_totals(ours: Tensor | None, theirs: Tensor | None, how: Merge) -> Tensor:
+    """The merge of what two branches change of one matrix: (d_out, d_in), float32, on the CPU.
+
+    ours, theirs: Σ Δ of each, (d_out, d_in), float64; None for no change, merged as a zero matrix.
+    Weights, where given, are those of ours and theirs. Raises PatchError if neither changes the
+    matrix or the shapes differ, and SettingError if the weights are not two.
+    """
+    known = [total for total in (ours, theirs) if total is not None]
+    if not known or known[0].shape != known[-1].shape:
+        shapes = " and ".join(str(tuple(total.shape)) for total in known) or "nothing"
+        raise PatchError(f"two branches' changes of one matrix have one shape, not {shapes}")
+    # On the CPU, whose random numbers are the same everywhere.
+    deltas = torch.zeros((2, *known[0].shape), dtype=torch.float32)
+    for delta, total in zip(deltas, (ours, theirs), strict=True):
+        if total is not None:
+            delta.copy_(total)
+    return merged(deltas, how)
+
+
 def linear(deltas: Tensor, weights: Tensor, _density: float) -> Tensor:
     return (deltas * weights).sum(0)
 
@@ -91,6 +113,10 @@ def magnitude_norm(deltas: Tensor, weights: Tensor, density: float) -> Tensor:
     return magnitude(deltas, weights, density) / weights.sum(0)
 
 
+def dare(deltas: Tensor, weights: Tensor, density: float) -> Tensor:
+    return linear(_thinned(deltas, density, rescale=True), weights, density)
+
+
 def dare_linear(deltas: Tensor, weights: Tensor, density: float) -> Tensor:
     return linear(_thinned(deltas, density, rescale=False), weights, density)
 
@@ -106,7 +132,8 @@ def slerp(deltas: Tensor, weights: Tensor, _density: float) -> Tensor:
     first, second = deltas[0], deltas[1]
     share = (weights[1] / weights.sum(0)).item()
     cosine = torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0)
-    if cosine.abs() > _COLINEAR:
+    # A zero has no direction, and so no angle to another.
+    if cosine.abs() > _COLINEAR or not (first.any() and second.any()):
         return torch.lerp(first, second, share)
     angle = torch.arccos(cosine)
     ways = torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second
@@ -115,7 +142,7 @@ def slerp(deltas: Tensor, weights: Tensor, _density: float) -> Tensor:
 
 METHODS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     made.__name__: made
-    for made in (ties, linear, sign, magnitude, magnitude_norm, dare_linear, dare_ties, slerp)
+    for made in (ties, linear, sign, magnitude, magnitude_norm, dare, dare_linear, dare_ties, slerp)
 }
 
 

@@ -149,14 +149,17 @@ class PatchFile:
             )
         return delta
 
-    def memory(self, tensor: str, *, main: Tensor | None = None) -> SideMemory:
-        """The side memory beside `tensor`. main: as in `SideMemory`."""
+    def memory(
+        self, tensor: str, *, main: Tensor | None = None, turn: int | None = None
+    ) -> SideMemory:
+        """The side memory beside `tensor`. main: as in `SideMemory`. turn: that it is part of, if
+        not the one that the header names."""
         info = self.memories[tensor]
         delta = self.delta(tensor)
         if not isinstance(delta, Sparse) or info.routing is None:
             raise PatchError(f"{self.path}: tensor {tensor} has no side memory")
         return SideMemory(
-            turn=self.header.turn,
+            turn=self.header.turn if turn is None else turn,
             tensor=tensor,
             transposed=info.transposed,
             delta=delta,

@@ -80,6 +80,19 @@ def batches(encoded: Sequence[Encoded], size: int) -> Iterator[Batch]:
         yield pad(order[start : start + size])
 
 
+def by_length(encoded: Sequence[Encoded], tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, of at most so many padded `tokens`."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+    batch: list[int] = []
+    for i in order:
+        if batch and len(encoded[i].ids) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 def pad(encoded: Sequence[Encoded]) -> Batch:
     """One right-padded batch. Padding is masked out, so the padding id (0) does not matter."""
     width = max(len(item.ids) for item in encoded)

@@ -83,6 +83,11 @@ class Editor(Protocol):
         """An editor that goes on after the turns in force, whose states are given in order."""
         ...
 
+    @classmethod
+    def folded(cls, states: Iterable[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """One state that is worth the row of `states`: `start` goes on from it to the same bits."""
+        ...
+
     def edit(self, facts: Facts, *, progress: Callable[[int], None] = lambda _done: None) -> Result:
         """Solve one turn; neither model nor editor is changed. progress gets the edits done."""
         ...

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from patches.editors import statistics, ultraedit
@@ -65,11 +66,11 @@ class UltraEditEditor:
         seed: int = 0,  # noqa: ARG003 (nothing is drawn)
     ) -> Self:
         settings = UltraEditSettings.from_json(hyperparameters)
-        earlier: Statistics = {}
-        for state in states:
-            loaded = statistics.from_tensors(state, live.device)
-            earlier = statistics.merged(earlier, loaded)
-        return cls(live, settings, earlier)
+        return cls(live, settings, _merged(states, live.device))
+
+    @classmethod
+    def folded(cls, states: Iterable[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        return statistics.to_tensors(_merged(states, torch.device("cpu")))
 
     def edit(self, facts: Facts, *, progress: Callable[[int], None] = lambda _done: None) -> Result:
         started = time.perf_counter()
@@ -96,6 +97,14 @@ class UltraEditEditor:
     def accept(self, result: Result) -> None:
         added = statistics.from_tensors(result.state, self._live.device)
         self._statistics = statistics.merged(self._statistics, added)
+
+
+def _merged(states: Iterable[Mapping[str, Tensor]], device: torch.device) -> Statistics:
+    """The statistics of one turn after the other, from the first on."""
+    earlier: Statistics = {}
+    for state in states:
+        earlier = statistics.merged(earlier, statistics.from_tensors(state, device))
+    return earlier
 
 
 def _tokens(captured: Mapping[str, ultraedit.Captured]) -> int:

@@ -134,6 +134,10 @@ class WiseEditor:
         earlier = [prompt for state in states for prompt in _from_state(state)]
         return cls(live, tokenizer, settings, earlier, seed=seed)
 
+    @classmethod
+    def folded(cls, states: Iterable[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        return _to_state([prompt for state in states for prompt in _from_state(state)])
+
     def edit(self, facts: Facts, *, progress: Callable[[int], None] = lambda _done: None) -> Result:
         started = time.perf_counter()
         drawn = [not edit.locality for edit in facts.edits]
