@@ -6,6 +6,8 @@ from pathlib import Path
 import click
 
 from cli.options import (
+    TURN,
+    at_option,
     branch_option,
     device_option,
     dtype_option,
@@ -15,14 +17,14 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import plain, print_scores, size
+from cli.rendering import plain, print_scores, print_table, size
 from cli.watching import watching
 from ledger.wording import counted
 
 
 @click.command(short_help="Score a state beside the un-edited base.")
-@click.option("--at", type=click.IntRange(min=1), help="The state after this turn (default: now).")
-@click.option("--turn", type=click.IntRange(min=1), help="Only the edits of this turn.")
+@at_option
+@click.option("--turn", type=TURN, help="Only the edits of this turn.")
 @click.option("--edits", "per_edit", is_flag=True, help="With --json: the outcome of every edit.")
 @seed_option
 @device_option
@@ -31,8 +33,8 @@ from ledger.wording import counted
 @ledger_option
 @json_option
 def evaluate(
-    at: int | None,
-    turn: int | None,
+    at: int | str | None,
+    turn: int | str | None,
     per_edit: bool,
     seed: int,
     device: str,
@@ -61,7 +63,7 @@ def evaluate(
     if as_json:
         print_json(done.to_json(per_edit=per_edit))
         return
-    whose = "the edits in force" if turn is None else f"the edits of turn {turn}"
+    whose = "the edits in force" if done.scope is None else f"the edits of turn {done.scope}"
     click.echo(f"the state at turn {done.turn} on {whose}, in {done.seconds:.1f} s")
     print_scores(done.base, done.state, done.n)
 
@@ -106,22 +108,53 @@ def verify(model: Path | None, ledger_dir: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.command(short_help="Remove files of the patch store that no turn needs.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.command(short_help="Remove files of the patch store that nobody needs.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed, file by file.")
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Also the patches that a squash or merge has replaced on every branch and tag, and those "
+    "that no branch or tag leads to.",
+)
 @ledger_option
 @json_option
-def gc(dry_run: bool, ledger_dir: Path | None, as_json: bool) -> None:
-    """Remove files that no turn refers to, as an interrupted run leaves them: in the patch store,
-    and of pulls.
+def gc(dry_run: bool, prune: bool, ledger_dir: Path | None, as_json: bool) -> None:
+    """Remove what interrupted runs and pulls have left, and keyframes of states that no branch or
+    tag goes through any more.
+
+    With --prune, patches that no branch or tag needs go too: a squash whose originals are gone
+    cannot be rolled back, nor states between them be built. Turns, edits and scores stay.
 
     \b
-    Example: ledger gc --dry-run
+    Example: ledger gc --prune --dry-run
+             ledger gc --prune
     """
     from ledger.cleaning import collect_garbage
 
-    found = collect_garbage(opened(ledger_dir), dry_run=dry_run)
+    found = collect_garbage(opened(ledger_dir), dry_run=dry_run, prune=prune)
     if as_json:
         print_json(found.to_json())
         return
+    if dry_run:
+        for path in found.files:
+            click.echo(plain(str(path)))
+    heaps = [(_REASONS[reason], heap) for reason, heap in found.heaps.items() if heap.files]
+    if heaps:
+        print_table(
+            ("what", "files", "bytes"),
+            [(what, f"{len(heap.files):,}", size(heap.bytes)) for what, heap in heaps],
+            right="files|bytes",
+        )
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {len(found.files)} files, {size(found.bytes)}")
+    click.echo(f"{verb} {counted(len(found.files), 'files')}, {size(found.bytes)}")
+    if found.prunable.files:
+        more = f"{counted(len(found.prunable.files), 'files')}, {size(found.prunable.bytes)}"
+        click.echo(f"{more} more that no branch or tag needs would go with: ledger gc --prune")
+
+
+_REASONS = {
+    "strays": "left by interrupted runs",
+    "keyframes": "keyframes of other states, or damaged",
+    "squashed": "patches replaced by a squash or merge",
+    "unreachable": "of turns without a branch or tag",
+}

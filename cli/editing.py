@@ -1,6 +1,6 @@
 """`ledger add-edits`: record and make edits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,31 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import plain, settings, size
+from cli.rendering import plain, settings, short, size
 from cli.watching import watching
 from ledger.wording import counted, score, turn_numbers
 
 if TYPE_CHECKING:
+    from ledger.conflicts import Conflict
     from ledger.editing import Added, AddEdits, Run
     from ledger.workspace import Ledger
 
 _SHOWN = 20
+
+on_conflict_option = click.option(
+    "--on-conflict",
+    type=click.Choice(["override", "skip", "abort"]),
+    default="override",
+    show_default=True,
+    help="What to do with an edit that answers a question otherwise than an edit in force.",
+)
+retention_option = click.option(
+    "--retention",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="After each turn, score K earlier edits in force again, 0 for none (default: one for ten "
+    "of the turn; none with --no-evaluate).",
+)
 
 
 def _mapping(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, str]:
@@ -81,6 +97,8 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
 @device_option
 @dtype_option
 @click.option("--no-evaluate", is_flag=True, help="Leave out the scores of each turn (faster).")
+@on_conflict_option
+@retention_option
 @click.option("--resume", is_flag=True, help="Go on with the settings of the interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be recorded; change nothing.")
 @message_option
@@ -104,6 +122,9 @@ def add_edits(
 
     Stop it at any time: whole turns stay. The same command goes on where it stopped, since rows
     whose edit is in force are recognised.
+
+    A row that answers a question (the same prompt, or subject and relation) otherwise than what is
+    in force overrides it, and is listed; see --on-conflict. The newer answer holds.
 
     \b
     Example: ledger add-edits facts.json --turn-size 100 -m "Corrections of October"
@@ -141,7 +162,11 @@ def _print_plan(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
         f"would record {counted(sum(plan.turns), 'edits')} in {counted(len(plan.turns), 'turns')}"
         + (f" of up to {max(plan.turns)}" if plan.turns else "")
     )
-    _print_rows(plan.skipped, plan.known)
+    stops = options.on_conflict == "abort"
+    print_conflicts(plan.conflicts, "conflicts with" if stops else "would override")
+    if stops and plan.conflicts:
+        click.echo("--on-conflict abort: nothing would be recorded")
+    print_rows(plan.skipped, plan.known)
 
 
 def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
@@ -155,14 +180,13 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
         for added in run.turns:
             done.append(added)
             if not as_json:
-                click.echo(_turn_line(added))
-                for note in added.notes:
-                    click.echo(f"note: {plain(note)}")
+                print_turn(added)
     if as_json:
         print_json(_run_json(run, done))
         return
+    print_conflicts([one for added in done for one in added.overrides], "overrides")
     skipped = [skip for added in done for skip in added.skipped]
-    _print_rows(skipped + run.counts.unrecorded, run.counts.known)
+    print_rows(skipped + run.counts.unrecorded, run.counts.known)
     edits = sum(added.edits for added in done)
     if done:
         made = turn_numbers([added.turn for added in done])
@@ -185,8 +209,17 @@ def _print_start(run: "Run") -> None:
         click.echo(f"note: {note}")
 
 
+def print_turn(added: "Added") -> None:
+    """A turn that was recorded: one line, and its notes."""
+    click.echo(_turn_line(added))
+    for note in added.notes:
+        click.echo(f"note: {plain(note)}")
+
+
 def _turn_line(added: "Added") -> str:
     line = f"turn {added.turn}: {counted(added.edits, 'edits')}"
+    if added.overrides:
+        line += f", {counted(len(added.overrides), 'facts')} overridden"
     if added.skipped:
         line += f", {counted(len(added.skipped), 'rows')} skipped"
     if added.scores:
@@ -198,12 +231,27 @@ def _turn_line(added: "Added") -> str:
         )
         if state["generated_match"] is not None:
             line += f", generated {score(state['generated_match'])}"
+    if kept := added.retention:
+        was = "" if kept.then is None else f" (was {score(kept.then)})"
+        line += f", kept {score(kept.now)} of {kept.n} earlier{was}"
     rate = added.edits / added.seconds["total"]
     speed = f"{rate:.1f} edits/s" if rate >= 1 else f"{1 / rate:.1f} s/edit"
     return f"{line}, patch {size(added.patch_bytes)}, {speed}"
 
 
-def _print_rows(skipped: list[tuple[int, str]], known: int) -> None:
+def print_conflicts(conflicts: "Sequence[Conflict]", verb: str) -> None:
+    """Which rows answer what held before otherwise, as far as there is room."""
+    for one in conflicts[:_SHOWN]:
+        row = "an edit" if one.row is None else f"row {one.row}"
+        older = f"turn {one.turn}" + ("" if one.old_row is None else f", row {one.old_row}")
+        old, new = (short(plain(text), 40) for text in (one.old_target, one.target))
+        click.echo(f"{row} {verb} {older}: '{old}' → '{new}'")
+    if len(conflicts) > _SHOWN:
+        click.echo(f"… and {len(conflicts) - _SHOWN} more (all of them with --json)")
+
+
+def print_rows(skipped: list[tuple[int, str]], known: int) -> None:
+    """Which rows were left out, and why, as far as there is room."""
     for row, reason in skipped[:_SHOWN]:
         click.echo(f"skipped row {row}: {plain(reason)}")
     if len(skipped) > _SHOWN:

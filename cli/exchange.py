@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import (
+    at_option,
     branch_option,
     json_option,
     ledger_option,
@@ -111,7 +112,7 @@ def _print_imported(done: "Imported") -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="A new or empty folder.",
 )
-@click.option("--at", type=click.IntRange(min=0), help="The state after this turn.")
+@at_option
 @click.option("--rank", type=click.IntRange(min=1), help="The largest rank of a tensor's factors.")
 @click.option(
     "--max-error",
@@ -129,7 +130,7 @@ def _print_imported(done: "Imported") -> None:
 def export(
     form: str,
     out: Path,
-    at: int | None,
+    at: int | str | None,
     rank: int | None,
     max_error: float | None,
     base_model: str | None,

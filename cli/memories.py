@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from cli.options import (
+    at_option,
     branch_option,
     device_option,
     dtype_option,
@@ -28,7 +29,7 @@ def _span(_context: click.Context, option: click.Parameter, text: str) -> tuple[
     return int(first), int(last)
 
 
-def _weights(
+def weights_given(
     _context: click.Context, option: click.Parameter, text: str | None
 ) -> tuple[float, ...] | None:
     try:
@@ -43,13 +44,13 @@ def _weights(
     "--method",
     default="ties",
     show_default=True,
-    help="ties, linear, sign, magnitude, magnitude_norm, dare_linear, dare_ties or slerp.",
+    help="ties, linear, sign, magnitude, magnitude_norm, dare, dare_linear, dare_ties or slerp.",
 )
 @click.option(
     "--density", default=0.53, show_default=True, help="Share of the entries that are kept."
 )
 @click.option(
-    "--weights", metavar="W1,W2,…", callback=_weights, help="One per shard (default: equal)."
+    "--weights", metavar="W1,W2,…", callback=weights_given, help="One per shard (default: equal)."
 )
 @click.option("--no-evaluate", is_flag=True, help="Leave out the scores.")
 @seed_option
@@ -102,7 +103,7 @@ def merge_shards(
 
 @click.command(short_help="Which side memory a prompt goes to, and why.")
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT…")
-@click.option("--at", type=click.IntRange(min=1), help="The state after this turn (default: now).")
+@at_option
 @device_option
 @dtype_option
 @branch_option
@@ -110,7 +111,7 @@ def merge_shards(
 @json_option
 def route(
     prompts: tuple[str, ...],
-    at: int | None,
+    at: int | str | None,
     device: str,
     dtype: str | None,
     ledger_dir: Path | None,

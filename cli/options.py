@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ledger.refs import HASH_DIGITS
 from ledger.workspace import Ledger, open_ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,12 +27,47 @@ def _choose_branch(context: click.Context, _option: click.Parameter, value: str 
         context.meta[_BRANCH] = value
 
 
+class _TurnName(click.ParamType[int | str]):
+    """What names a turn: its number, or a text that `ledger.refs.resolve` looks up."""
+
+    name = "turn"
+
+    def __init__(self, first: int = 0) -> None:
+        """first: the smallest number that makes sense."""
+        self._first = first
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        text = str(value).strip()
+        if text.lstrip("-").isdecimal() and len(text) < HASH_DIGITS:
+            number = int(text)
+            if number < self._first:
+                self.fail(f"{number} is not a turn: the first is {self._first}", param, ctx)
+            return number
+        if not text:
+            self.fail("an empty text names no turn", param, ctx)
+        return text
+
+
+TURN = _TurnName(1)
+"""A number from 1, a branch or tag, HEAD, HEAD~2, or the beginning of a hash."""
+STATE = _TurnName(0)
+"""The same, or 0 for the base."""
+at_option = click.option(
+    "--at",
+    type=STATE,
+    metavar="TURN",
+    help="The state after this turn: a number (0: the base), tag, branch, HEAD~2 or the beginning "
+    "of a hash (default: now).",
+)
+
 branch_option = click.option(
     "--branch",
     metavar="NAME",
     expose_value=False,
     callback=_choose_branch,
-    help="The branch to work on (default: main); ledger pull makes others.",
+    help="The branch to work on (default: the one that ledger switch has chosen, at first main).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 message_option = click.option("-m", "--message", default="", help="Why; kept with the turn.")
@@ -55,6 +91,12 @@ def opened(ledger_dir: Path | None) -> Ledger:
     ledger = context.with_resource(open_ledger(ledger_dir))
     ledger.branch = context.meta.get(_BRANCH, ledger.branch)
     return ledger
+
+
+def chosen_branch() -> str | None:
+    """What --branch says."""
+    found: str | None = click.get_current_context().meta.get(_BRANCH)
+    return found
 
 
 def print_json(content: object) -> None:

@@ -1,73 +1,17 @@
-"""`ledger log`, `show`, `status`: what is in the history."""
+"""`ledger show` and `status`: one turn, and where the ledger stands."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import branch_option, json_option, ledger_option, opened, print_json
+from cli.options import TURN, branch_option, json_option, ledger_option, opened, print_json
 from cli.rendering import plain, print_facts, print_scores, print_table, settings, short, size
-from ledger.wording import counted, numbers, score, turn_numbers
-
-
-@click.command(short_help="The turns, oldest first, and what is in force.")
-@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N turns.")
-@branch_option
-@ledger_option
-@json_option
-def log(last: int | None, ledger_dir: Path | None, as_json: bool) -> None:
-    """The turns, oldest first: what was edited, how well, and what is in force.
-
-    \b
-    Example: ledger log --last 10
-    """
-    from ledger.reporting import log as read_log
-
-    found = read_log(opened(ledger_dir))
-    chosen = [turn.to_json() for turn in (found[-last:] if last else found)]
-    if as_json:
-        print_json(chosen)
-        return
-    if not chosen:
-        click.echo("no turns yet; add some with: ledger add-edits FACTS")
-        return
-    headings = [
-        *("turn", "state", "what", "edits", "success", "general.", "stable", "patch"),
-        *("recorded", "hash", "message"),
-    ]
-    rows = [_log_row(turn) for turn in chosen]
-    if any(turn["published"] for turn in chosen):
-        headings.append("pushed to")
-        rows = [(*row, _pushed(turn)) for row, turn in zip(rows, chosen, strict=True)]
-    print_table(headings, rows, right="turn|edits|success|general.|stable|patch", text="message")
-
-
-def _log_row(turn: dict[str, Any]) -> tuple[str, ...]:
-    scores = turn["scores"]["state"] if turn["scores"] else {}
-    what = turn["method"] or f"undo {numbers(turn['undoes'])}"
-    if turn["replaces"]:
-        what = f"merge {numbers(turn['replaces'])}"
-    return (
-        str(turn["turn"]),
-        turn["state"].replace("_", " "),
-        what,
-        str(turn["edits"]) if turn["edits"] else "-",
-        score(scores.get("edit_success")),
-        score(scores.get("generalization")),
-        score(scores.get("stability")),
-        size(turn["patch"]["bytes"]) if turn["patch"] else "-",
-        turn["created_at"][:16].replace("T", " "),
-        turn["hash"][:7],
-        short(turn["message"], 60),
-    )
-
-
-def _pushed(turn: dict[str, Any]) -> str:
-    return ", ".join(dict.fromkeys(f"{p['repo']} ({p['form']})" for p in turn["published"]))
+from ledger.wording import counted, score, turn_numbers
 
 
 @click.command(short_help="One turn in full: data, settings, scores, edits.")
-@click.argument("turn", type=click.IntRange(min=1))
+@click.argument("turn", type=TURN)
 @click.option(
     "--edits",
     "count",
@@ -79,7 +23,7 @@ def _pushed(turn: dict[str, Any]) -> str:
 @branch_option
 @ledger_option
 @json_option
-def show(turn: int, count: int, ledger_dir: Path | None, as_json: bool) -> None:
+def show(turn: int | str, count: int, ledger_dir: Path | None, as_json: bool) -> None:
     """One turn in full: its data, settings, scores and edits.
 
     \b
@@ -114,7 +58,9 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("turn", f"{details['turn']} ({details['kind']}, {state})"),
         ("hash", details["hash"]),
+        *([("names", ", ".join(details["refs"]))] if details["refs"] else []),
         ("parent", details["parent"] or "none: the first turn"),
+        *([("copied", f"from {details['copied_from']}")] if details["copied_from"] else []),
         ("recorded", f"{details['created_at']} by {details['author']}"),
         ("message", details["message"] or "-"),
     ]
@@ -137,6 +83,8 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
         )
         tensors = f"{counted(len(patch['rank']), 'tensors')}{rank}"
         facts.append(("patch", f"{patch['digest']} ({size(patch['bytes'])}, {tensors})"))
+    if details["retention"]:
+        facts.append(("retention", _retention(details["retention"])))
     facts += [(name, _figure(value)) for name, value in details["figures"].items()]
     facts.append(("seconds", _pairs({k: f"{v:.2f}" for k, v in seconds.items()})))
     if details["peak_memory"]:
@@ -158,6 +106,11 @@ def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
+def _retention(kept: dict[str, Any]) -> str:
+    was = "" if kept["then"] is None else f", {score(kept['then'])} when they were made"
+    return f"edit success {score(kept['now'])} of {counted(kept['n'], 'earlier edits')}{was}"
+
+
 def _figure(value: Any) -> str:
     """A number, or the range of many."""
     if isinstance(value, list):
@@ -166,24 +119,32 @@ def _figure(value: Any) -> str:
 
 
 def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
-    print_table(
-        ("row", "prompt", "old", "new", "base", "edited"),
+    headings = ["row", "prompt", "old", "new", "base", "edited"]
+    rows = [
         [
-            (
-                "-" if edit["row"] is None else str(edit["row"]),
-                short(edit["prompt"], 60),
-                short(edit["old_target"] or "-", 20),
-                short(edit["target"], 20),
-                score(edit["base"]["edit_success"]) if edit["base"] else "-",
-                score(edit["state"]["edit_success"]) if edit["state"] else "-",
-            )
-            for edit in edits[:count]
-        ],
-        right="row|base|edited",
-        text="prompt",
-    )
+            "-" if edit["row"] is None else str(edit["row"]),
+            short(edit["prompt"], 60),
+            short(edit["old_target"] or "-", 20),
+            short(edit["target"], 20),
+            score(edit["base"]["edit_success"]) if edit["base"] else "-",
+            score(edit["state"]["edit_success"]) if edit["state"] else "-",
+        ]
+        for edit in edits[:count]
+    ]
+    if any(edit["overrides"] or edit["overridden_by"] for edit in edits):
+        headings.append("conflict")
+        rows = [[*row, _conflict(edit)] for row, edit in zip(rows, edits[:count], strict=True)]
+    print_table(headings, rows, right="row|base|edited", text="prompt")
     if len(edits) > count:
         click.echo(f"… and {len(edits) - count} more (--edits {len(edits)})")
+
+
+def _conflict(edit: dict[str, Any]) -> str:
+    """Which turns have another answer to the edit's question."""
+    told = [f"overrides {turn_numbers(edit['overrides'])}"] if edit["overrides"] else []
+    if edit["overridden_by"]:
+        told.append(f"overridden by turn {edit['overridden_by']}")
+    return ", ".join(told) or "-"
 
 
 @click.command(short_help="Where the ledger stands: base, branch, newest scores.")
@@ -207,10 +168,11 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
         [
             ("ledger", found["ledger"]),
             ("database", f"{found['database']} (schema {found['schema']})"),
-            ("patches", f"{found['store']} ({size(found['store_bytes'])})"),
+            ("patches", f"{found['store']} ({_stored(found)})"),
             ("base", f"{found['model']} ({found['architecture']})"),
             ("fingerprint", found["fingerprint"]),
             ("branch", f"{found['branch']} at turn {found['turn']} ({found['hash'][:12]})"),
+            *_names_at_head(found),
             *_other_branches(found),
             (
                 "in force",
@@ -226,6 +188,12 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
         scores = found["scores"]
         print_scores(scores["base"], scores["state"], scores["n"])
         click.echo(f"scored at turn {scores['turn']}, {scores['created_at'][:16]}")
+
+
+def _names_at_head(found: dict[str, Any]) -> list[tuple[str, str]]:
+    tags = found["tags"]
+    names = [f"tag {n}" if n in tags else n for n in found["refs"] if n != found["branch"]]
+    return [("also", ", ".join(names))] if names else []
 
 
 def _other_branches(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -251,3 +219,9 @@ def _kinds(kinds: dict[str, int]) -> str:
         f", {counted(kinds[kind], f'{kind}s')}" for kind in ("merge", "import") if kinds[kind]
     )
     return f"{kinds['edit']} of edits, {counted(kinds['rollback'], 'rollbacks')}{more}"
+
+
+def _stored(found: dict[str, Any]) -> str:
+    """How large the patches are, and what is kept beside them to be fast."""
+    frames = found["keyframe_bytes"]
+    return size(found["store_bytes"]) + (f", keyframes {size(frames)}" if frames else "")

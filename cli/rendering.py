@@ -7,7 +7,7 @@ command is shown as an escape sequence in letters.
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -17,7 +17,7 @@ from ledger.wording import counted, score
 
 _GAP = "  "
 _NARROWEST = 8
-_METRICS = {
+METRICS = {
     "edit_success": "edit success",
     "generalization": "generalisation",
     "locality": "locality",
@@ -36,10 +36,16 @@ _LISTS = {"contexts": "contexts", "pool": "sentences"}
 
 
 def print_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "", text: str = ""
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: str = "",
+    text: str = "",
+    styles: Mapping[str, Callable[[str], str]] | None = None,
 ) -> None:
     """A table without lines. Headings, separated by ``|``: `right` of the columns to align to the
-    right, `text` of the one that may be shortened to fit the terminal.
+    right, `text` of the one that may be shortened to fit the terminal. styles: heading → what
+    gives the finished cells of that column their styles.
 
     What is piped or kept in a file is not cut.
     """
@@ -51,9 +57,14 @@ def print_table(
         room = shutil.get_terminal_size().columns - others
         widths[at] = max(min(widths[at], room), _NARROWEST)
     flush = [heading in right.split("|") for heading in headings]
+    styling = [(styles or {}).get(heading, str) for heading in headings]
     for number, row in enumerate(cells):
-        line = _GAP.join(map(_fit, row, widths, flush)).rstrip()
-        echo(line if number else click.style(line, bold=True))
+        fitted = list(map(_fit, row, widths, flush))
+        if number:
+            styled = [style(cell) for style, cell in zip(styling, fitted, strict=True)]
+            echo(_GAP.join(styled).rstrip())
+        else:
+            echo(click.style(_GAP.join(fitted).rstrip(), bold=True))
 
 
 def _fit(cell: str, width: int, right: bool) -> str:
@@ -80,7 +91,7 @@ def print_scores(base: dict[str, Any], state: dict[str, Any], n: int) -> None:
     """Scores of the base beside those of the state."""
     rows = [
         (label, score(base.get(key)), score(state.get(key)))
-        for key, label in _METRICS.items()
+        for key, label in METRICS.items()
         if state.get(key) is not None
     ]
     print_table((f"{n} edits", "base", "edited"), rows, right="base|edited")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import (
+    at_option,
     branch_option,
     json_option,
     ledger_option,
@@ -40,7 +41,7 @@ verify_option = click.option(
     help="The edited checkpoint; the history with its patches, for ledger pull; or a LoRA adapter "
     "for PEFT.",
 )
-@click.option("--at", type=click.IntRange(min=1), help="The state after this turn (default: now).")
+@at_option
 @click.option("--tag", metavar="NAME", help="Name of the commit on the Hub (default: turn-N).")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("-m", "--message", default="", help="Message of the commit.")

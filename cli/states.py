@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import (
+    STATE,
+    TURN,
+    at_option,
     branch_option,
     json_option,
     ledger_option,
@@ -38,12 +41,14 @@ link_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to write: new, empty, or one that this ledger wrote.",
 )
-@click.option("--at", type=click.IntRange(min=0), help="The state after this turn (0: the base).")
+@at_option
 @link_option
 @branch_option
 @ledger_option
 @json_option
-def apply(to: Path, at: int | None, link: bool, ledger_dir: Path | None, as_json: bool) -> None:
+def apply(
+    to: Path, at: int | str | None, link: bool, ledger_dir: Path | None, as_json: bool
+) -> None:
     """Write the edited model as a checkpoint that transformers loads.
 
     The weights are the base's bytes plus every patch in force, rounded once; files without an
@@ -60,7 +65,9 @@ def apply(to: Path, at: int | None, link: bool, ledger_dir: Path | None, as_json
         _print_applied(applied)
 
 
-def _write(ledger: "Ledger", to: Path, *, at: int | None, link: bool, as_json: bool) -> "Applied":
+def _write(
+    ledger: "Ledger", to: Path, *, at: int | str | None, link: bool, as_json: bool
+) -> "Applied":
     from ledger.applying import apply_to_folder
 
     with watching(quiet=as_json) as progress:
@@ -106,48 +113,51 @@ to_option = click.option(
 
 
 @rollback.command("turn")
-@click.argument("number", type=click.IntRange(min=1), metavar="N")
+@click.argument("turn", type=TURN, metavar="N")
 @to_option
 @link_option
 @message_option
 @branch_option
 @ledger_option
 @json_option
-def rollback_turn(number: int, **options: Any) -> None:
+def rollback_turn(turn: int | str, **options: Any) -> None:
     """Undo exactly turn N: base + all other patches, bit for bit.
 
-    Undoing a rollback brings back what it undid.
+    Undoing a rollback brings back what it undid. The next edits go on from the editor state of the
+    turns that are left, as if N had never been.
 
     \b
     Example: ledger rollback turn 3 --to ./patched
     """
     from ledger.rolling_back import rollback_turn as undo
 
-    _roll_back(undo, number, **options)
+    _roll_back(undo, turn, **options)
 
 
 @rollback.command("to")
-@click.argument("number", type=click.IntRange(min=0), metavar="N")
+@click.argument("turn", type=STATE, metavar="N")
 @to_option
 @link_option
 @message_option
 @branch_option
 @ledger_option
 @json_option
-def rollback_to(number: int, **options: Any) -> None:
+def rollback_to(turn: int | str, **options: Any) -> None:
     """Return to the state as it was at turn N; 0 is the base.
+
+    The next edits go on from the editor state of turn N.
 
     \b
     Example: ledger rollback to 5
     """
     from ledger.rolling_back import rollback_to as undo
 
-    _roll_back(undo, number, **options)
+    _roll_back(undo, turn, **options)
 
 
 def _roll_back(
     undo: Any,
-    number: int,
+    turn: int | str,
     *,
     to: Path | None,
     link: bool,
@@ -161,7 +171,7 @@ def _roll_back(
 
         check_folder(ledger, to)
     with watching(quiet=as_json) as progress:
-        done: RolledBack = undo(ledger, number, message=message, progress=progress)
+        done: RolledBack = undo(ledger, turn, message=message, progress=progress)
     applied = None if to is None else _write(ledger, to, at=None, link=link, as_json=as_json)
     if as_json:
         content = done.to_json()

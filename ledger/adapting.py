@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ledger.applying import Chosen, choose_state
 from ledger.models import empty_model, names_of
 from ledger.progress import Progress, silent
+from ledger.refs import Rev
 from ledger.workspace import Ledger
 from patches.adapter import encode_adapter
 from patches.application import total_change
@@ -47,7 +48,7 @@ class _Module(NamedTuple):
 def state_adapter(
     ledger: Ledger,
     *,
-    at: int | None = None,
+    at: Rev | None = None,
     rank: int | None = None,
     max_error: float | None = None,
     base_model: str | None = None,
@@ -62,7 +63,7 @@ def state_adapter(
     a linear module alone, SettingError if `rank` does not reach `max_error`.
     """
     _check_settings(rank, max_error)
-    chosen = choose_state(ledger, at)
+    chosen = choose_state(ledger, at, whole=True)
     if chosen.state.memories:
         raise HistoryError(_memories_in_force(chosen))
     layout = tensors_changed(chosen.state.patches)
@@ -114,7 +115,8 @@ def _modules(ledger: Ledger, chosen: Chosen, names: Sequence[str]) -> dict[str, 
     model = empty_model(ledger.checkpoint.folder)
     found = {}
     for name in names:
-        numbers = [turn.number for turn in chosen.used if turn.patch and name in turn.patch.changes]
+        digest = next(p.path.stem for p in chosen.state.patches if name in p.changes)
+        numbers = [turn.number for turn in chosen.used if turn.patch_digest == digest]
         what = f"turn {numbers[0]} changes {name}"
         instead = "export it with --format safetensors, or write the model: ledger apply --to DIR"
         try:

@@ -6,8 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import select
+
 from ledger import database, history
+from ledger.history import Step
+from ledger.orm import BlobRow
 from ledger.progress import Progress, silent
+from ledger.refs import Rev
 from ledger.states import State, open_state
 from ledger.workspace import Ledger
 from patches.application import patched_bytes
@@ -63,11 +68,10 @@ class Chosen:
     """A state to apply. used: the turns whose patches make it up. recorded: tensor → SHA-256, as of
     its turn."""
 
-    turns: list[history.Turn]
     turn: int
     hash: str
-    in_force: list[history.Turn]
-    used: list[history.Turn]
+    in_force: list[Step]
+    used: list[Step]
     state: State
     recorded: dict[str, str]
 
@@ -76,7 +80,7 @@ def apply_to_folder(
     ledger: Ledger,
     to: Path,
     *,
-    at: int | None = None,
+    at: Rev | None = None,
     link: bool = False,
     progress: Progress = silent,
 ) -> Applied:
@@ -140,7 +144,7 @@ def memory_files(ledger: Ledger, state: State) -> dict[str, bytes]:
 
 
 def apply_to_model(
-    ledger: Ledger, model: "nn.Module", *, at: int | None = None, materialise: bool = False
+    ledger: Ledger, model: "nn.Module", *, at: Rev | None = None, materialise: bool = False
 ) -> Applied:
     """Bring a model in memory, on any device, to the state after turn `at` (default: the head).
 
@@ -151,11 +155,8 @@ def apply_to_model(
     `LiveModel`.
     """
     chosen = choose_state(ledger, at)
-    others = {
-        name for turn in chosen.turns if turn.patch is not None for name in turn.patch.changes
-    } - set(chosen.recorded)
     live = LiveModel(model, ledger.checkpoint, materialise=materialise)
-    live.reset(sorted(others))
+    live.reset(sorted(_ever_changed(ledger) - set(chosen.recorded)))
     live.set_state(chosen.state.patches, chosen.state.memories)
     digests = live.digests()
     notes = [
@@ -204,24 +205,33 @@ def provenance(ledger: Ledger, chosen: Chosen, beside: Mapping[str, bytes]) -> d
         "turn": chosen.turn,
         "hash": chosen.hash,
         "in_force": [turn.number for turn in chosen.in_force],
-        "patches": [turn.row.patch_digest for turn in chosen.used],
+        "patches": [turn.patch_digest for turn in chosen.used],
         "tensors": chosen.recorded,
         "beside": {name: sha256(content) for name, content in beside.items()},
     }
 
 
-def choose_state(ledger: Ledger, at: int | None) -> Chosen:
-    """The state after turn `at` (default: the head), its patches and the base's tensors checked."""
+def choose_state(ledger: Ledger, at: Rev | None, *, whole: bool = False) -> Chosen:
+    """The state after turn `at` (default: the head), its patches and the base's tensors checked.
+
+    whole: every patch itself, no keyframe.
+    """
     with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
-    used = history.patches_in_force(turns, at)
-    number = len(turns) if at is None else at
+        turns = history.line(session, ledger.branch, at)
+        recorded = history.tensors_at(session, turns)
+    used = history.patches_in_force(turns)
     return Chosen(
-        turns=turns,
-        turn=number,
-        hash=history.state_hash(turns, at),
-        in_force=history.edits_in_force(turns, at),
+        turn=len(turns),
+        hash=history.state_hash(turns),
+        in_force=history.edits_in_force(turns),
         used=used,
-        state=open_state(ledger, turns, used),
-        recorded=dict(turns[number - 1].row.tensors) if number else {},
+        state=open_state(ledger, turns, used, whole=whole),
+        recorded=recorded,
     )
+
+
+def _ever_changed(ledger: Ledger) -> set[str]:
+    """Every tensor that some patch of the ledger changes."""
+    with database.reading(ledger.engine) as session:
+        query = select(BlobRow.changes).where(BlobRow.kind == "patch")
+        return {name for changes in session.scalars(query) for name in changes}

@@ -40,6 +40,7 @@ def edit_from_row(row: Fields) -> Edit:
         target=target,
         subject=_answer(row.get("subject"), "subject") or None,
         old_target=_answer(row.get("old_target"), "old_target") or None,
+        relation=_answer(row.get("relation"), "relation") or None,
         rephrasings=_rephrasings(row.get("rephrasings")),
         locality=_probes(row.get("locality"), "locality") + _flat_locality(row),
         further=_further(row),

@@ -19,9 +19,9 @@ from patches.edit import Edit
 
 def edit_digest(edit: Edit, row: int | None, probes: str) -> str:
     """SHA-256 of an edit and the dataset row it came from. probes: its probes as stored."""
-    return sha256(
-        canonical_row((row, edit.prompt, edit.target, edit.subject, edit.old_target, probes))
-    )
+    values = (row, edit.prompt, edit.target, edit.subject, edit.old_target, probes)
+    # Schemas before 0004 did not have relations; their digests hold.
+    return sha256(canonical_row(values if edit.relation is None else (*values, edit.relation)))
 
 
 def edits_digest(digests: Iterable[str]) -> str:
@@ -34,8 +34,26 @@ def edits_digest(digests: Iterable[str]) -> str:
 
 def prompt_key(prompt: str) -> int:
     """A signed 64-bit hash of the prompt, normalised (NFC, single spaces), for look-ups."""
-    normal = prompt if prompt.isascii() else unicodedata.normalize("NFC", prompt)
-    text = " ".join(normal.split())
+    return _key(_normal(prompt))
+
+
+def subject_key(subject: str | None) -> int | None:
+    """The same of a subject; None if there is none."""
+    return _key(text) if (text := _normal(subject or "")) else None
+
+
+def fact_key(subject: str | None, relation: str | None) -> int | None:
+    """The same of a subject and what of it is told; None unless both are known."""
+    parts = [_normal(subject or ""), _normal(relation or "")]
+    return _key("\0".join(parts)) if all(parts) else None
+
+
+def _normal(text: str) -> str:
+    normal = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return " ".join(normal.split())
+
+
+def _key(text: str) -> int:
     return int.from_bytes(
         hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
     )
@@ -74,9 +92,13 @@ def turn_content(
     parent: the hash before it.
     """
     # What schema 0001 did not have is left out where it is empty, so that its hashes hold.
-    added = {"figures": turn.figures, "replaces": sorted(replaces)}
+    added: dict[str, Any] = {
+        "figures": turn.figures or None,
+        "replaces": sorted(replaces) or None,
+        "copied_from": turn.copied_from,
+    }
     return {
-        **{name: value for name, value in added.items() if value},
+        **{name: value for name, value in added.items() if value is not None},
         "base": base,
         "branch": turn.branch,
         "number": turn.number,

@@ -12,10 +12,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from ledger import full_text
 from ledger.orm import Table
 from patches.errors import DatabaseError
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest Alembic revision that this program works with; revisions are numbered upwards."""
 VERSION_TABLE = "ledger_schema"
 _LOCK_TIMEOUT = 30.0
@@ -134,6 +135,7 @@ def create_schema(connection: Connection) -> None:
     migrations build. Part of the caller's transaction.
     """
     Table.metadata.create_all(connection)
+    full_text.create(connection)
     connection.execute(
         text(
             f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL, "
@@ -147,6 +149,7 @@ def create_schema(connection: Connection) -> None:
 
 def drop_schema(connection: Connection) -> None:
     """The inverse of `create_schema`. Part of the caller's transaction."""
+    full_text.drop(connection)
     Table.metadata.drop_all(connection)
     connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
 

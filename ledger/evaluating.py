@@ -9,10 +9,12 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from ledger import database, environment, history
+from ledger.history import Step
 from ledger.models import load_tokenizer
 from ledger.orm import EditRow, TurnRow
 from ledger.progress import Progress, silent
 from ledger.recording import NewEvaluation, record_evaluation
+from ledger.refs import Rev, resolve
 from ledger.states import live_state
 from ledger.workspace import Ledger
 from patches import evaluation
@@ -112,8 +114,8 @@ def _answers(
 def evaluate(
     ledger: Ledger,
     *,
-    at: int | None = None,
-    turn: int | None = None,
+    at: Rev | None = None,
+    turn: Rev | None = None,
     device: str = "auto",
     dtype: str | None = None,
     seed: int = 0,
@@ -125,16 +127,15 @@ def evaluate(
     HistoryError if there is nothing to score.
     """
     with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
-        in_force = history.edits_in_force(turns, at)
-        last = len(turns) if at is None else at
-        scope = None if turn is None else history.find_turn(turns, turn).row
-        rows = _rows(session, turns, scope, [t.row.id for t in in_force], last)
+        turns = history.line(session, ledger.branch, at)
+        in_force = history.edits_in_force(turns)
+        scope = None if turn is None else _scope(session, ledger, turn)
+        rows = _rows(session, turns, scope, [t.id for t in in_force], at)
         edits = [history.edit_of(row) for row in rows]
-        if not last:
+        if not turns:
             raise HistoryError("turn 0 is the base, which is scored beside every other state")
-        head = turns[last - 1].row
-    live = live_state(ledger, turns, at, device=device, dtype=dtype, progress=progress)
+        head = turns[-1]
+    live = live_state(ledger, turns, device=device, dtype=dtype, progress=progress)
     tokenizer = load_tokenizer(ledger.checkpoint.folder)
     new = measure(live, tokenizer, edits, seed=seed, progress=progress)
     with database.writing(ledger.engine) as session:
@@ -146,22 +147,29 @@ def evaluate(
             edits=[(row.id, row.digest) for row in rows],
             now=datetime.now(UTC),
         )
-    return _evaluated(head.number, turn, new, rows)
+    return _evaluated(head.number, None if scope is None else scope.number, new, rows)
+
+
+def _scope(session: Session, ledger: Ledger, turn: Rev) -> TurnRow:
+    found = resolve(session, ledger.branch, turn)
+    if found is None:
+        raise HistoryError("turn 0 is the base: it has no edits to score")
+    return session.get_one(TurnRow, found)
 
 
 def _rows(
     session: Session,
-    turns: Sequence[history.Turn],
+    turns: Sequence[Step],
     scope: TurnRow | None,
     in_force: list[int],
-    last: int,
+    at: Rev | None,
 ) -> list[EditRow]:
     if scope is not None and not scope.edits:
         raise HistoryError(f"turn {scope.number} is a {scope.kind}: it has no edits to score")
     if scope is None and not in_force:
         raise HistoryError(
-            f"no edit is in force at turn {last}: nothing to score"
-            if turns
+            f"no edit is in force at turn {len(turns)}: nothing to score"
+            if turns or at is not None
             else "the ledger has no turns yet; add some with: ledger add-edits"
         )
     rows = history.edit_rows(session, in_force if scope is None else [scope.id])

@@ -14,6 +14,7 @@ from ledger.applying import Chosen, choose_state, memory_files
 from ledger.hub import check_repo
 from ledger.models import split_revision
 from ledger.progress import Progress, silent
+from ledger.refs import Rev
 from ledger.workspace import Ledger
 from patches.application import total_change
 from patches.dtypes import tensor_bytes
@@ -74,7 +75,7 @@ def export(
     format: str,  # noqa: A002 (the option's name)
     out: Path,
     *,
-    at: int | None = None,
+    at: Rev | None = None,
     rank: int | None = None,
     max_error: float | None = None,
     base_model: str | None = None,
@@ -98,7 +99,7 @@ def export(
 
 
 def _export_adapter(
-    ledger: Ledger, out: Path, at: int | None, how: Adapting, progress: Progress
+    ledger: Ledger, out: Path, at: Rev | None, how: Adapting, progress: Progress
 ) -> Exported:
     base, revision = None, None
     if how.base_model is not None:
@@ -131,7 +132,7 @@ def _export_adapter(
     )
 
 
-def _export_sums(ledger: Ledger, out: Path, at: int | None, progress: Progress) -> Exported:
+def _export_sums(ledger: Ledger, out: Path, at: Rev | None, progress: Progress) -> Exported:
     """Σ Δ of every tensor, in float32 and in the checkpoint's layout, and beside it the file of
     side memories."""
     place = _checked_place(ledger, out)

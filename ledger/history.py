@@ -1,170 +1,160 @@
-"""The turns of a branch, and which of them are in force.
+"""The line of turns that led to a state, and which of them are in force.
 
 A turn is in force unless a later turn in force undoes it. That one rule covers undoing a turn,
 going back to one, and bringing a rolled-back turn back by rolling back the rollback.
 
 A merge in force takes the place of the patches of the turns that it merges, whose edits stay in
 force: `edits_in_force` tells the facts, `patches_in_force` what makes up the weights.
+
+A line may have tens of thousands of turns, so its steps hold what these rules need and no more;
+`ledger.turn` tells the whole of one.
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from ledger.chain import timestamp
 from ledger.orm import (
     EMPTY,
     BlobRow,
     DatasetRow,
     EditRow,
-    EvaluationRow,
-    PublicationRow,
-    RefRow,
     ReplacementRow,
     TurnRow,
     UndoRow,
 )
+from ledger.refs import Rev, resolve
 from patches.edit import Edit
 from patches.errors import HistoryError
 
 IN_FORCE, ROLLED_BACK = "in_force", "rolled_back"
 CHANGING = ("edit", "import")
 """The kinds of turns that bring something of their own; the others rearrange what is there."""
+_TOGETHER = 500
+"""Values in one IN list."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """A turn as the branch's head sees it."""
+class Step(NamedTuple):
+    """A turn as the last one of its line sees it.
 
-    row: TurnRow
+    id: of its row. memories, patch_bytes: of its patch. undoes, replaces: numbers on the line.
+    """
+
+    id: int
+    branch: str
+    number: int
+    parent_id: int | None
+    kind: str
+    method: str | None
+    edits: int
+    skipped: int
+    patch_digest: str | None
+    editor_state_digest: str | None
+    hash: str
+    dataset_id: int | None
+    copied_from: str | None
+    memories: int
+    patch_bytes: int
     undoes: tuple[int, ...]
     replaces: tuple[int, ...]
     in_force: bool
-    parent: str | None
-    patch: BlobRow | None
-    evaluation: EvaluationRow | None
-    publications: tuple[PublicationRow, ...] = ()
 
     @property
-    def number(self) -> int:
-        return self.row.number
+    def has_memory(self) -> bool:
+        """Whether its patch puts a side memory beside a weight."""
+        return self.memories > 0
 
     @property
     def state(self) -> str:
         return IN_FORCE if self.in_force else ROLLED_BACK
 
-    @property
-    def has_memory(self) -> bool:
-        """Whether its patch puts a side memory beside a weight."""
-        return self.patch is not None and any("routing" in i for i in self.patch.changes.values())
 
-    def to_json(self) -> dict[str, Any]:
-        """The contract of ``ledger log --json``; fields are only ever added."""
-        row = self.row
-        return {
-            "turn": row.number,
-            "branch": row.branch,
-            "kind": row.kind,
-            "method": row.method,
-            "state": self.state,
-            "undoes": list(self.undoes),
-            "replaces": list(self.replaces),
-            "edits": row.edits,
-            "skipped": row.skipped,
-            "message": row.message,
-            "patch": None if self.patch is None else patch_json(self.patch),
-            "hash": row.hash,
-            "parent": self.parent,
-            "created_at": timestamp(row.created_at),
-            "seconds": row.seconds,
-            "scores": self.scores,
-            "published": [publication_json(row) for row in self.publications],
-        }
+class Placed(Protocol):
+    """What the rules need to know of a turn."""
 
     @property
-    def scores(self) -> dict[str, Any] | None:
-        """n, and the means of the base and of the state, on the turn's own edits.
-
-        Of a pulled turn without the texts of its edits, as its publisher tells them.
-        """
-        if self.evaluation is not None:
-            return scores_json(self.evaluation)
-        told: dict[str, Any] | None = self.row.withheld.get("scores")
-        return told
-
-
-def patch_json(patch: BlobRow) -> dict[str, Any]:
-    """digest, bytes, and the rank per tensor (null for a kind without one)."""
-    return {
-        "digest": patch.digest,
-        "bytes": patch.bytes,
-        "rank": {name: info["rank"] for name, info in patch.changes.items()},
-    }
+    def number(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def undoes(self) -> tuple[int, ...]: ...
+    @property
+    def replaces(self) -> tuple[int, ...]: ...
+    @property
+    def patch_digest(self) -> str | None: ...
+    @property
+    def hash(self) -> str: ...
 
 
-def scores_json(evaluation: EvaluationRow) -> dict[str, Any]:
-    """n, and the means of the base and of the state."""
-    return {"n": evaluation.n, "base": evaluation.base, "state": evaluation.state}
+P = TypeVar("P", bound=Placed)
 
 
-def publication_json(publication: PublicationRow) -> dict[str, Any]:
-    """Where a state went."""
-    return {
-        "repo": publication.repo,
-        "form": publication.form,
-        "revision": publication.revision,
-        "commit": publication.commit,
-        "tag": publication.tag,
-        "created_at": timestamp(publication.created_at),
-    }
+def line(session: Session, branch: str, at: Rev | None = None) -> list[Step]:
+    """The turns that led to `at` (default: the head of `branch`), oldest first.
+
+    at: see `ledger.refs.resolve`. HistoryError if there is no such turn.
+    """
+    return line_to(session, resolve(session, branch, at))
 
 
-def head_id(session: Session, branch: str) -> int | None:
-    """The row id of the branch's newest turn, None while it is empty."""
-    ref = session.get(RefRow, branch)
-    if ref is None or ref.kind != "branch":
-        names = ", ".join(sorted(branches(session)))
-        raise HistoryError(f"there is no branch {branch}; the branches are {names}")
-    return ref.turn_id
+def line_to(session: Session, turn_id: int | None) -> list[Step]:
+    """The turns that led to the one with this row id; none for None."""
+    rows = _ancestry(session, turn_id)
+    numbers = {row[0]: row[2] for row in rows}
+    undoes = _relation(session, UndoRow.turn_id, UndoRow.undone_id, numbers)
+    replaces = _relation(session, ReplacementRow.turn_id, ReplacementRow.replaced_id, numbers)
+    return _steps(rows, undoes, replaces)
 
 
-def branches(session: Session) -> dict[str, int]:
-    """Every branch → the number of its newest turn, 0 while it is empty."""
-    query = (
-        select(RefRow.name, TurnRow.number)
-        .outerjoin(TurnRow, TurnRow.id == RefRow.turn_id)
-        .where(RefRow.kind == "branch")
-        .order_by(RefRow.name)
-    )
-    return {name: number or 0 for name, number in session.execute(query)}
+class Lines:
+    """Every turn of the ledger, read at once: for use cases that look at the lines of many refs."""
 
+    def __init__(self, session: Session) -> None:
+        self._rows = {row[0]: tuple(row) for row in session.execute(_columns())}
+        self._undoes = _pairs(session, UndoRow.turn_id, UndoRow.undone_id)
+        self._replaces = _pairs(session, ReplacementRow.turn_id, ReplacementRow.replaced_id)
+        self._by_hash = {row[Step._fields.index("hash")]: row[0] for row in self._rows.values()}
 
-def turns(session: Session, branch: str) -> list[Turn]:
-    """The turns that led to the branch's head, oldest first."""
-    rows = _ancestry(session, head_id(session, branch))
-    by_id = {row.id: row for row in rows}
-    undoes = _relation(session, UndoRow.turn_id, UndoRow.undone_id, by_id)
-    replaces = _relation(session, ReplacementRow.turn_id, ReplacementRow.replaced_id, by_id)
-    active = active_turns({row.number: undoes.get(row.number, ()) for row in rows})
-    patches = _patches(session, rows)
-    evaluations = _own_evaluations(session, rows)
-    publications = _publications(session, rows)
-    return [
-        Turn(
-            row=row,
-            undoes=undoes.get(row.number, ()),
-            replaces=replaces.get(row.number, ()),
-            in_force=row.number in active,
-            parent=None if row.parent_id is None else by_id[row.parent_id].hash,
-            patch=patches.get(row.patch_digest or ""),
-            evaluation=evaluations.get(row.id),
-            publications=tuple(publications.get(row.id, ())),
+    def to(self, turn_id: int | None) -> list[Step]:
+        """What `line_to` gives."""
+        rows = []
+        while turn_id is not None:
+            rows.append(self._rows[turn_id])
+            turn_id = rows[-1][Step._fields.index("parent_id")]
+        rows.reverse()
+        numbers = {row[0]: row[2] for row in rows}
+        undoes, replaces = (
+            {
+                number: tuple(sorted(numbers[i] for i in pairs[turn] if i in numbers))
+                for turn, number in numbers.items()
+                if turn in pairs
+            }
+            for pairs in (self._undoes, self._replaces)
         )
-        for row in rows
-    ]
+        return _steps(rows, undoes, replaces)
+
+    def with_hash(self, digest: str) -> int | None:
+        """The row id of the turn with this hash, if it is here."""
+        return self._by_hash.get(digest)
+
+    def patch(self, turn_id: int) -> str | None:
+        """The digest of a turn's patch."""
+        return self._column(turn_id, "patch_digest")
+
+    def editor_state(self, turn_id: int) -> str | None:
+        """The digest of a turn's editor state."""
+        return self._column(turn_id, "editor_state_digest")
+
+    def _column(self, turn_id: int, name: str) -> str | None:
+        found: str | None = self._rows[turn_id][Step._fields.index(name)]
+        return found
+
+    def ids(self) -> set[int]:
+        """The row ids of all turns."""
+        return set(self._rows)
 
 
 def active_turns(undoes: Mapping[int, Iterable[int]]) -> set[int]:
@@ -178,24 +168,24 @@ def active_turns(undoes: Mapping[int, Iterable[int]]) -> set[int]:
     return active
 
 
-def edits_in_force(turns: Sequence[Turn], at: int | None = None) -> list[Turn]:
-    """The turns of edits, and imports, in force after turn `at` (default: the head).
+def edits_in_force(turns: Sequence[P], at: int | None = None) -> list[P]:
+    """The turns of edits, and imports, in force after turn `at` (default: the last).
 
     `at` 0 is the base. HistoryError if there is no such turn.
     """
     active = _active_at(turns, at)
-    return [turn for turn in turns if turn.row.kind in CHANGING and turn.number in active]
+    return [turn for turn in turns if turn.kind in CHANGING and turn.number in active]
 
 
-def patches_in_force(turns: Sequence[Turn], at: int | None = None) -> list[Turn]:
-    """The turns whose patches make up the state after turn `at` (default: the head), in order."""
+def patches_in_force(turns: Sequence[P], at: int | None = None) -> list[P]:
+    """The turns whose patches make up the state after turn `at` (default: the last), in order."""
     return patches_among(turns, _active_at(turns, at))
 
 
-def patches_among(turns: Sequence[Turn], active: Collection[int]) -> list[Turn]:
+def patches_among(turns: Sequence[P], active: Collection[int]) -> list[P]:
     """The turns whose patches make up the state in which those with the numbers in `active` are in
     force. HistoryError if one of them merges a turn that is not."""
-    merges = [turn for turn in turns if turn.number in active and turn.replaces]
+    merges = [turn for turn in turns if turn.replaces and turn.number in active]
     for merge in merges:
         for number in merge.replaces:
             if number not in active:
@@ -208,11 +198,11 @@ def patches_among(turns: Sequence[Turn], active: Collection[int]) -> list[Turn]:
     return [
         turn
         for turn in turns
-        if turn.number in active and turn.number not in replaced and turn.row.patch_digest
+        if turn.number in active and turn.number not in replaced and turn.patch_digest
     ]
 
 
-def _active_at(turns: Sequence[Turn], at: int | None) -> set[int]:
+def _active_at(turns: Sequence[P], at: int | None) -> set[int]:
     last = len(turns) if at is None else at
     if not 0 <= last <= len(turns):
         raise HistoryError(no_such_turn(last, len(turns)))
@@ -226,40 +216,67 @@ def no_such_turn(number: int, count: int) -> str:
     return f"there is no turn {number}: the turns are 1 to {count} (see: ledger log)"
 
 
-def find_turn(turns: Sequence[Turn], number: int) -> Turn:
+def find_turn(turns: Sequence[P], number: int) -> P:
     """Turn `number`; HistoryError if there is none."""
     if not 1 <= number <= len(turns):
         raise HistoryError(no_such_turn(number, len(turns)))
     return turns[number - 1]
 
 
-def state_hash(turns: Sequence[Turn], at: int | None = None) -> str:
+def number_on(session: Session, branch: str, turns: Sequence[Step], rev: Rev) -> int:
+    """The number, among the `turns` of `branch`, of the turn that `rev` names; 0 for the base."""
+    found = resolve(session, branch, rev)
+    if found is None:
+        return 0
+    number = session.get_one(TurnRow, found).number
+    if number > len(turns) or turns[number - 1].id != found:
+        raise HistoryError(f"{rev} is not a turn that branch {branch} has gone through")
+    return number
+
+
+def state_hash(turns: Sequence[P], at: int | None = None) -> str:
     """The chain hash at turn `at`."""
     last = len(turns) if at is None else at
-    return turns[last - 1].row.hash if last else EMPTY
+    return turns[last - 1].hash if last else EMPTY
+
+
+def tensors_at(session: Session, turns: Sequence[Step]) -> dict[str, str]:
+    """SHA-256 of every patched tensor, as recorded with the last of `turns`."""
+    if not turns:
+        return {}
+    found = session.scalars(select(TurnRow.tensors).where(TurnRow.id == turns[-1].id)).one()
+    return dict(found)
+
+
+def by_hash(session: Session, digest: str) -> TurnRow | None:
+    """The turn with this hash, if it is here."""
+    return session.scalars(select(TurnRow).where(TurnRow.hash == digest)).one_or_none()
+
+
+def row_of(session: Session, step: Step) -> TurnRow:
+    """The whole row of a step."""
+    return session.get_one(TurnRow, step.id)
 
 
 def edit_of(row: EditRow) -> Edit:
     """The edit that a row stores."""
-    import json
-
     return Edit.restore(
         prompt=row.prompt,
         target=row.target,
         subject=row.subject,
         old_target=row.old_target,
+        relation=row.relation,
         probes=json.loads(row.probes),
     )
 
 
 def edit_rows(session: Session, turn_ids: Sequence[int]) -> list[EditRow]:
     """The edits of these turns, in order of turn and position."""
-    query = (
-        select(EditRow)
-        .where(EditRow.turn_id.in_(turn_ids))
-        .order_by(EditRow.turn_id, EditRow.position)
-    )
-    return list(session.scalars(query))
+    found: list[EditRow] = []
+    for some in chunks(sorted(turn_ids)):
+        query = select(EditRow).where(EditRow.turn_id.in_(some))
+        found += session.scalars(query.order_by(EditRow.turn_id, EditRow.position))
+    return found
 
 
 def dataset_of(session: Session, turn: TurnRow) -> DatasetRow | None:
@@ -267,48 +284,60 @@ def dataset_of(session: Session, turn: TurnRow) -> DatasetRow | None:
     return None if turn.dataset_id is None else session.get(DatasetRow, turn.dataset_id)
 
 
-def _ancestry(session: Session, head: int | None) -> list[TurnRow]:
+T = TypeVar("T")
+
+
+def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
+    """`values` in parts that fit into an IN list."""
+    return (values[start : start + _TOGETHER] for start in range(0, len(values), _TOGETHER))
+
+
+def _ancestry(session: Session, head: int | None) -> list[tuple[Any, ...]]:
+    """The columns of the steps, oldest first, without the ORM: many times faster."""
     if head is None:
         return []
     path = select(TurnRow.id, TurnRow.parent_id).where(TurnRow.id == head).cte(recursive=True)
     parent = aliased(TurnRow)
     path = path.union_all(select(parent.id, parent.parent_id).where(parent.id == path.c.parent_id))
-    query = select(TurnRow).join(path, path.c.id == TurnRow.id).order_by(TurnRow.number)
-    return list(session.scalars(query))
+    query = _columns().join(path, path.c.id == TurnRow.id).order_by(TurnRow.number)
+    return [tuple(row) for row in session.execute(query)]
+
+
+def _columns() -> Select[Any]:
+    columns = [getattr(TurnRow, name) for name in Step._fields[: Step._fields.index("memories")]]
+    return select(
+        *columns, func.coalesce(BlobRow.memories, 0), func.coalesce(BlobRow.bytes, 0)
+    ).outerjoin(BlobRow, BlobRow.digest == TurnRow.patch_digest)
+
+
+def _steps(
+    rows: Sequence[tuple[Any, ...]],
+    undoes: Mapping[int, tuple[int, ...]],
+    replaces: Mapping[int, tuple[int, ...]],
+) -> list[Step]:
+    """The turns of a line, given their columns, and what each number undoes and replaces."""
+    active = active_turns({row[2]: undoes.get(row[2], ()) for row in rows})
+    return [
+        Step._make((*row, undoes.get(row[2], ()), replaces.get(row[2], ()), row[2] in active))
+        for row in rows
+    ]
+
+
+def _pairs(session: Session, later: Any, earlier: Any) -> dict[int, list[int]]:
+    """Row id of a turn → those of the earlier turns that it undoes, or replaces."""
+    found: dict[int, list[int]] = {}
+    for turn_id, earlier_id in session.execute(select(later, earlier)):
+        found.setdefault(turn_id, []).append(earlier_id)
+    return found
 
 
 def _relation(
-    session: Session, later: Any, earlier: Any, by_id: Mapping[int, TurnRow]
+    session: Session, later: Any, earlier: Any, numbers: Mapping[int, int]
 ) -> dict[int, tuple[int, ...]]:
     """Turn number → numbers of the earlier turns that it undoes, or replaces."""
     found: dict[int, list[int]] = {}
-    for turn_id, earlier_id in session.execute(select(later, earlier)):
-        if turn_id in by_id and earlier_id in by_id:
-            found.setdefault(by_id[turn_id].number, []).append(by_id[earlier_id].number)
-    return {number: tuple(sorted(numbers)) for number, numbers in found.items()}
-
-
-def _patches(session: Session, rows: Sequence[TurnRow]) -> dict[str, BlobRow]:
-    wanted = {row.patch_digest for row in rows if row.patch_digest}
-    blobs = session.scalars(select(BlobRow).where(BlobRow.kind == "patch"))
-    return {blob.digest: blob for blob in blobs if blob.digest in wanted}
-
-
-def _own_evaluations(session: Session, rows: Sequence[TurnRow]) -> dict[int, EvaluationRow]:
-    """Each turn's first evaluation on its own edits: the one recorded with it."""
-    wanted = {row.id for row in rows}
-    query = (
-        select(EvaluationRow)
-        .where(EvaluationRow.scope == "turn", EvaluationRow.turn_id == EvaluationRow.scope_turn_id)
-        .order_by(EvaluationRow.id.desc())
-    )
-    return {row.turn_id: row for row in session.scalars(query) if row.turn_id in wanted}
-
-
-def _publications(session: Session, rows: Sequence[TurnRow]) -> dict[int, list[PublicationRow]]:
-    wanted = {row.id for row in rows}
-    found: dict[int, list[PublicationRow]] = {}
-    for row in session.scalars(select(PublicationRow).order_by(PublicationRow.id)):
-        if row.turn_id in wanted:
-            found.setdefault(row.turn_id, []).append(row)
-    return found
+    if numbers:
+        for turn_id, earlier_id in session.execute(select(later, earlier)):
+            if turn_id in numbers and earlier_id in numbers:
+                found.setdefault(numbers[turn_id], []).append(numbers[earlier_id])
+    return {number: tuple(sorted(them)) for number, them in found.items()}

@@ -1,7 +1,7 @@
 """An import becomes a turn: its patch is streamed to the store, applied on top, and recorded."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 
 from ledger import database, environment, history
-from ledger.history import Turn
 from ledger.progress import Progress
 from ledger.recording import Blob, NewTurn, record_turn
 from ledger.states import State, open_state
@@ -92,7 +91,8 @@ def record_import(
     finite; whatever goes wrong, nothing is recorded and the store is as it was.
     """
     with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
+        turns = history.line(session, ledger.branch)
+        before = history.tensors_at(session, turns)
     used = history.patches_in_force(turns)
     state = open_state(ledger, turns, used)
     header = PatchHeader(
@@ -100,7 +100,7 @@ def record_import(
         method=what.method,
         hyperparameters=what.hyperparameters,
         turn=len(turns) + 1,
-        parent=used[-1].row.patch_digest if used else None,
+        parent=used[-1].patch_digest if used else None,
     )
     with ledger.store.arriving() as path:
         infos, errors = _write(ledger, header, changes, path, count, progress)
@@ -111,7 +111,7 @@ def record_import(
             )
         seconds = {"write": time.perf_counter() - started}
         ledger.check_base_tensors(sorted(infos))
-        tensors = _applied(ledger, turns, state, PatchFile(path), what, progress)
+        tensors = _applied(ledger, before, state, PatchFile(path), what, progress)
         size = path.stat().st_size
         digest = ledger.store.keep(path)
     described = {name: info.to_json() for name, info in infos.items()}
@@ -120,14 +120,14 @@ def record_import(
     record_turn(
         ledger,
         NewTurn(
-            parent=turns[-1].row.id if turns else None,
+            parent=turns[-1].id if turns else None,
             kind="import",
             method=what.method,
             hyperparameters=what.hyperparameters,
             seed=0,
             message=what.message,
             patch=Blob(digest=digest, bytes=size, changes=described),
-            tensors={**(turns[-1].row.tensors if turns else {}), **tensors},
+            tensors={**before, **tensors},
             environment={"versions": environment.versions(), "device": "cpu"},
             seconds=seconds,
             peak_memory=environment.peak_memory(torch.device("cpu")),
@@ -171,14 +171,13 @@ def _write(
 
 def _applied(
     ledger: Ledger,
-    turns: Sequence[Turn],
+    before: Mapping[str, str],
     state: State,
     patch: PatchFile,
     what: Import,
     progress: Progress,
 ) -> dict[str, str]:
     """SHA-256 of the tensors that the patch changes, as they are with it on top of the state."""
-    before = turns[-1].row.tensors if turns else {}
     builders = patched_bytes(ledger.checkpoint, [*state.patches, patch])
     digests: dict[str, str] = {}
     for done, name in enumerate(sorted(patch.changes), start=1):

@@ -17,6 +17,7 @@ MAPPING_KEYS = (
     "target",
     "subject",
     "old_target",
+    "relation",
     "rephrasings",
     "locality",
     "locality_prompt",
@@ -115,6 +116,7 @@ def _counterfact(row: Fields) -> Fields:
         "target": row.get("target_new"),
         "subject": row.get("subject"),
         "old_target": row.get("ground_truth"),
+        "relation": _relation(row),
         "rephrasings": row.get("rephrase_prompt"),
         "locality_prompt": row.get("locality_prompt"),
         "locality_answer": row.get("locality_ground_truth"),
@@ -142,10 +144,17 @@ def _counterfact_nested(row: Fields) -> Fields:
         "target": _string_of(rewrite.get("target_new")),
         "subject": subject,
         "old_target": old,
+        "relation": _relation(rewrite),
         "rephrasings": row.get("paraphrase_prompts"),
         # The neighbours are subjects of which the old answer is true, and must stay so.
         "locality": [[text, old] for text in neighbours] if isinstance(neighbours, list) else None,
     }
+
+
+def _relation(row: Fields) -> str | None:
+    """What of its subject a row tells, under either of the usual names; nothing depends on it."""
+    named = (row.get("relation_id"), row.get("relation"))
+    return next((name for name in named if isinstance(name, str) and name.strip()), None)
 
 
 def _string_of(target: object) -> object:
@@ -159,6 +168,7 @@ def _zsre(row: Fields) -> Fields:
         "target": row.get("alt") if "alt" in row else row.get("ans"),
         "subject": row.get("subject"),
         "old_target": (row.get("answers") or row.get("pred")) if "alt" in row else None,
+        "relation": _relation(row),
         "rephrasings": row.get("rephrase"),
         # As the published UltraEdit code has it (data/zsre.py): these questions lack their mark.
         "locality_prompt": loc + "?" if isinstance(loc, str) and loc.strip() else loc,
@@ -171,6 +181,7 @@ def _fever(row: Fields) -> Fields:
         "prompt": row.get("prompt"),
         "target": row.get("alt"),
         "subject": row.get("subject"),
+        "relation": _relation(row),
         "rephrasings": row.get("equiv_prompt"),
         "locality_prompt": row.get("unrel_prompt"),
         "locality_answer": row.get("unrel_ans"),
@@ -182,6 +193,7 @@ def _wikibigedit(row: Fields) -> Fields:
         "prompt": row.get("update"),
         "target": row.get("ans"),
         "subject": row.get("subject"),
+        "relation": _relation(row),
         "rephrasings": row.get("rephrase"),
         "locality_prompt": row.get("loc"),
         "locality_answer": row.get("loc_ans"),
@@ -195,6 +207,7 @@ def _ultraeditbench(row: Fields) -> Fields:
         "prompt": row.get("prompt"),
         "target": row.get("ans"),
         "subject": row.get("subject"),
+        "relation": _relation(row),
         "rephrasings": row.get("rephrase_prompt"),
         "locality_prompt": row.get("loc"),
         "locality_answer": row.get("loc_ans"),

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from sqlalchemy.orm import Session
 
 from ledger import database, environment, history
 from ledger.evaluating import evaluate as evaluate_state
-from ledger.history import Turn
+from ledger.history import Step
 from ledger.models import load_tokenizer
 from ledger.progress import Progress, silent
 from ledger.recording import Blob, NewTurn, record_turn
@@ -71,34 +72,36 @@ def merge_shards(
     """
     started = time.perf_counter()
     with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
+        turns = history.line(session, ledger.branch)
         used = history.patches_in_force(turns)
         shards = _shards(turns, used, first, last)
-        rows = history.edit_rows(session, [turn.row.id for turn in _leaves(turns, shards)])
+        rows = history.edit_rows(session, [turn.id for turn in edit_turns_behind(turns, shards)])
         edits = [history.edit_of(row) for row in rows]
-    live = live_state(ledger, turns, None, device=device, dtype=dtype, progress=progress)
+        tensors = history.tensors_at(session, turns)
+        share = lowest_share(session, shards)
+    live = live_state(ledger, turns, device=device, dtype=dtype, progress=progress)
     environment.start_peak_memory(live.device)
     numbers = [turn.number for turn in shards]
     memories = [memory for memory in live.memories if memory.turn in numbers]
-    tensor = _one_tensor(memories)
-    change = _merged_change(live, ledger, memories, edits, shards, how)
+    tensor = one_tensor(memories)
+    change = merged_change(live, ledger, memories, edits, share, how)
     assert change.routing is not None
-    settings = {**how.to_json(), "merges": numbers, "threshold": _share(shards)}
-    patch = _store(ledger, tensor, change, settings, len(turns) + 1, used[-1].row.patch_digest)
-    notes = _notes(memories, change.routing)
+    settings = {**how.to_json(), "merges": numbers, "threshold": share}
+    patch = store_memory(ledger, tensor, change, settings, len(turns) + 1, used[-1].patch_digest)
+    notes = notes_on(memories, change.routing)
     record_turn(
         ledger,
         NewTurn(
-            parent=turns[-1].row.id,
+            parent=turns[-1].id,
             kind="merge",
             method=how.method,
             hyperparameters=settings,
             seed=how.seed,
             message=message or f"merge the shards of turns {first} to {last}",
-            replaces=[turn.row.id for turn in shards],
+            replaces=[turn.id for turn in shards],
             patch=patch,
             # The main weights stay as they are.
-            tensors=dict(turns[-1].row.tensors),
+            tensors=tensors,
             environment=environment.describe(live.device, next(live.model.parameters()).dtype),
             seconds={"total": time.perf_counter() - started},
             peak_memory=environment.peak_memory(live.device),
@@ -122,7 +125,7 @@ def merge_shards(
     )
 
 
-def _shards(turns: Sequence[Turn], used: Sequence[Turn], first: int, last: int) -> list[Turn]:
+def _shards(turns: Sequence[Step], used: Sequence[Step], first: int, last: int) -> list[Step]:
     """The turns in the range whose side memories are part of the state."""
     for number in (first, last):
         history.find_turn(turns, number)
@@ -136,16 +139,17 @@ def _shards(turns: Sequence[Turn], used: Sequence[Turn], first: int, last: int) 
     return found
 
 
-def _leaves(turns: Sequence[Turn], shards: Sequence[Turn]) -> list[Turn]:
+def edit_turns_behind(turns: Sequence[Step], shards: Sequence[Step]) -> list[Step]:
     """The edit turns behind the shards, some of which may be merges themselves."""
-    leaves: list[Turn] = []
+    leaves: list[Step] = []
     for turn in shards:
         inner = [turns[number - 1] for number in turn.replaces]
-        leaves += _leaves(turns, inner) if inner else [turn]
+        leaves += edit_turns_behind(turns, inner) if inner else [turn]
     return leaves
 
 
-def _one_tensor(memories: Sequence[SideMemory]) -> str:
+def one_tensor(memories: Sequence[SideMemory]) -> str:
+    """The tensor beside which all of them stand; HistoryError if they cannot be merged."""
     tensors = sorted({memory.tensor for memory in memories})
     forms = {(memory.routing.form, memory.routing.activation) for memory in memories}
     if len(tensors) > 1 or len(forms) > 1:
@@ -156,12 +160,12 @@ def _one_tensor(memories: Sequence[SideMemory]) -> str:
     return tensors[0]
 
 
-def _merged_change(
+def merged_change(
     live: LiveModel,
     ledger: Ledger,
     memories: Sequence[SideMemory],
     edits: Sequence[Edit],
-    shards: Sequence[Turn],
+    share: float,
     how: Merge,
 ) -> Change:
     """The merged memory as a change, its threshold taken from the edits of all shards."""
@@ -187,13 +191,14 @@ def _merged_change(
             matrix.activations_of(matrix.record(_fitting(tokenizer, prompts, longest)), dense)
             for prompts in ([edit.prompt for edit in edits], [*NEUTRAL, *outside])
         )
-    routing = measured_routing(form, edits=inside, others=beyond, share=_share(shards), main=stored)
+    routing = measured_routing(form, edits=inside, others=beyond, share=share, main=stored)
     return Change(delta=delta, transposed=first.transposed, routing=routing)
 
 
-def _share(shards: Sequence[Turn]) -> float:
+def lowest_share(session: Session, shards: Sequence[Step]) -> float:
     """Where the shards' own thresholds lie between prompts outside and edits; the lowest."""
-    return min(float(turn.row.hyperparameters["threshold"]) for turn in shards)
+    rows = (history.row_of(session, turn) for turn in shards)
+    return min(float(row.hyperparameters["threshold"]) for row in rows)
 
 
 def _fitting(tokenizer: Any, prompts: Sequence[str], longest: int | None) -> list[Encoded]:
@@ -201,7 +206,7 @@ def _fitting(tokenizer: Any, prompts: Sequence[str], longest: int | None) -> lis
     return [e for e in encoded if e.ids and (longest is None or len(e.ids) <= longest)]
 
 
-def _store(
+def store_memory(
     ledger: Ledger,
     tensor: str,
     change: Change,
@@ -209,6 +214,7 @@ def _store(
     turn: int,
     parent: str | None,
 ) -> Blob:
+    """Put the patch of turn `turn` into the store. parent: the patch before it."""
     header = PatchHeader(
         base=ledger.base.fingerprint,
         method=METHOD,
@@ -221,9 +227,10 @@ def _store(
     return Blob(digest=ledger.store.put(data), bytes=len(data), changes=changes)
 
 
-def _notes(memories: Sequence[SideMemory], routing: Routing) -> list[str]:
+def notes_on(memories: Sequence[SideMemory], routing: Routing) -> list[str]:
+    """What is worth knowing of the merge of `memories`. routing: of the merged one."""
     notes = []
-    if any(memory.main is not None for memory in memories):
+    if any(memory.routing.main != routing.main for memory in memories):
         notes.append(
             "some of these memories were trained beside another main weight; the merged one stands "
             "beside the present one"

@@ -108,7 +108,12 @@ class DatasetRow(Table):
 
 
 class BlobRow(Table):
-    """A file of the patch store. changes: for a patch, tensor → kind, shape, rank, transposed."""
+    """A file of the patch store.
+
+    changes: for a patch, tensor → kind, shape, rank, transposed.
+    memories: how many of these are side memories.
+    pruned_at: when the file was given up, since a squash had taken its place everywhere.
+    """
 
     __tablename__ = "blobs"
     __table_args__ = (
@@ -120,6 +125,27 @@ class BlobRow(Table):
     kind: Mapped[str] = mapped_column(String(16))
     bytes: Mapped[int] = mapped_column(BigInteger)
     changes: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    memories: Mapped[int]
+    pruned_at: Mapped[datetime | None]
+
+
+class KeyframeRow(Table):
+    """What a row of patches, or of editor states, adds up to: kept to be fast, and disposable.
+
+    key: digest of the row (`ledger.keyframes`). digest: of the file in the patch store.
+    """
+
+    __tablename__ = "keyframes"
+    __table_args__ = (
+        CheckConstraint("kind IN ('weights', 'statistics')", name="kind"),
+        CheckConstraint("bytes > 0", name="bytes"),
+    )
+
+    key: Mapped[str] = mapped_column(Digest, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    digest: Mapped[str] = mapped_column(Digest, index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
 
@@ -134,6 +160,7 @@ class TurnRow(Table):
     tensors: state after the turn: tensor name → SHA-256 of its bytes in the checkpoint's dtype.
     edits_digest: SHA-256 over the digests of the turn's edits in order.
     figures: what the method told of the turn, e.g. the loss of every edit.
+    copied_from: hash of the turn that this one repeats, with its patch as it is or edited again.
     """
 
     __tablename__ = "turns"
@@ -181,12 +208,15 @@ class TurnRow(Table):
     figures: Mapped[dict[str, Any]]
     origin: Mapped[str] = mapped_column(String(36))
     withheld: Mapped[dict[str, Any]]
+    copied_from: Mapped[str | None] = mapped_column(Digest, index=True)
 
 
 class EditRow(Table):
     """One fact of a turn.
 
-    row: its number in the dataset.  prompt_key: hash of the normalised prompt, for look-ups.
+    row: its number in the dataset.  relation: what of the subject the fact tells, e.g. ``P103``.
+    prompt_key, subject_key, fact_key: hashes of the normalised prompt, of the subject, and of
+    subject and relation, for look-ups.
     probes: canonical JSON as text, since it is hashed and written far more often than it is read.
     """
 
@@ -196,6 +226,8 @@ class EditRow(Table):
         CheckConstraint("position >= 0", name="position"),
         CheckConstraint("target <> ''", name="target"),
         Index(None, "prompt_key"),
+        Index(None, "subject_key"),
+        Index(None, "fact_key"),
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
@@ -209,6 +241,9 @@ class EditRow(Table):
     probes: Mapped[str] = mapped_column(Text)
     prompt_key: Mapped[int] = mapped_column(BigInteger)
     digest: Mapped[str] = mapped_column(Digest)
+    relation: Mapped[str | None] = mapped_column(Text)
+    subject_key: Mapped[int | None] = mapped_column(BigInteger)
+    fact_key: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class SkippedRow(Table):
@@ -269,14 +304,15 @@ class RefMoveRow(Table):
 
 
 class EvaluationRow(Table):
-    """Scores of the state at a turn. scope: ``turn`` (edits of one turn) or ``in_force``.
+    """Scores of the state at a turn. scope: ``turn`` (edits of one turn), ``in_force``, or
+    ``sample``: some of them; ``protocol`` says which.
 
     base, state: metric → mean. hash covers the row, the outcomes and the turn's hash.
     """
 
     __tablename__ = "evaluations"
     __table_args__ = (
-        CheckConstraint("scope IN ('turn', 'in_force')", name="scope"),
+        CheckConstraint("scope IN ('turn', 'in_force', 'sample')", name="scope"),
         CheckConstraint("(scope = 'turn') = (scope_turn_id IS NOT NULL)", name="scope_turn"),
         CheckConstraint("n >= 0", name="n"),
     )

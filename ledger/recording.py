@@ -5,15 +5,16 @@ Blobs are in the store before; killed at any instant, the ledger is as before or
 
 import getpass
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from ledger import chain, database
+from ledger import chain, database, full_text
 from ledger.datasets import Dataset
+from ledger.history import chunks
+from ledger.new_turn import Blob, NewEvaluation, NewTurn, RecordedEdit
 from ledger.orm import (
     BlobRow,
     DatasetRow,
@@ -27,69 +28,24 @@ from ledger.orm import (
     TurnRow,
     UndoRow,
 )
+from ledger.pruned import is_recorded, use_again
 from ledger.workspace import Ledger
-from patches.edit import Edit
 from patches.errors import HistoryError
 
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedEdit:
-    """An edit with the number of its row in the dataset."""
-
-    edit: Edit
-    row: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blob:
-    """A file already in the store. changes: for a patch, what its header says."""
-
-    digest: str
-    bytes: int
-    changes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewEvaluation:
-    """Scores to record: means, and per edit (base, state) in the order of the edits."""
-
-    protocol: dict[str, Any]
-    seed: int
-    base: dict[str, Any]
-    state: dict[str, Any]
-    outcomes: Sequence[tuple[dict[str, Any], dict[str, Any]]]
-    environment: dict[str, Any]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewTurn:
-    """A turn to record after turn `parent` (row id; None: the first).
-
-    undoes: row ids of the turns that a rollback undoes. replaces: of those whose patches a merge
-    takes the place of. tensors: the state's digests. figures: JSON values of the method's own.
-    """
-
-    parent: int | None
-    kind: str
-    seed: int
-    message: str
-    method: str | None = None
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
-    dataset: Dataset | None = None
-    edits: Sequence[RecordedEdit] = ()
-    skipped: Sequence[tuple[int, str]] = ()
-    undoes: Sequence[int] = ()
-    replaces: Sequence[int] = ()
-    patch: Blob | None = None
-    editor_state: Blob | None = None
-    tensors: dict[str, str] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory: int | None = None
-    notes: Sequence[str] = ()
-    figures: dict[str, Any] = field(default_factory=dict)
-    evaluation: NewEvaluation | None = None
+__all__ = [
+    "Blob",
+    "NewEvaluation",
+    "NewTurn",
+    "RecordedEdit",
+    "author",
+    "blob_row",
+    "dataset_row",
+    "edit_values",
+    "insert_edits",
+    "record_evaluation",
+    "record_turn",
+    "record_turns",
+]
 
 
 def record_turn(ledger: Ledger, new: NewTurn) -> int:
@@ -97,34 +53,66 @@ def record_turn(ledger: Ledger, new: NewTurn) -> int:
 
     Raises HistoryError, with nothing recorded, if the branch has moved on from `new.parent`.
     """
-    base = ledger.base.fingerprint
+    return record_turns(ledger, [new])[0]
+
+
+def record_turns(ledger: Ledger, news: Sequence[NewTurn]) -> list[int]:
+    """Make the turns exist, each after the one before, and the branch point to the last; row ids.
+
+    All of them or, where something fails, none. The first one's `parent` is where the branch must
+    be, or HistoryError is raised; that of the others is not looked at.
+    """
+    if not news:
+        return []
     with database.writing(ledger.engine) as session:
-        ref = _lock_branch(session, ledger.branch, new.parent)
-        parent = None if new.parent is None else session.get_one(TurnRow, new.parent)
-        now = datetime.now(UTC)
-        dataset = None if new.dataset is None else dataset_row(session, new.dataset, now)
-        _add_blobs(session, new, now)
-        rows = edit_values(new.edits)
-        turn = _turn_row(new, ledger.branch, parent, dataset, rows, ledger.base.ledger_id, now)
-        turn.hash = chain.content_hash(
-            chain.turn_content(
-                turn,
-                base=base,
-                dataset=None if dataset is None else dataset.identity,
-                skipped=new.skipped,
-                undoes=_numbers(session, new.undoes),
-                replaces=_numbers(session, new.replaces),
-                parent=None if parent is None else parent.hash,
-            )
+        first = news[0].parent
+        ref = _lock_branch(session, ledger.branch, first)
+        for new in news:
+            use_again(session, ledger, new.needs)
+        parent = None if first is None else session.get_one(TurnRow, first)
+        turns: list[TurnRow] = []
+        for new in news:
+            parent = _record(session, ledger, new, parent, turns)
+            _move(session, ref, parent)
+            turns.append(parent)
+        return [turn.id for turn in turns]
+
+
+def _record(
+    session: Session,
+    ledger: Ledger,
+    new: NewTurn,
+    parent: TurnRow | None,
+    earlier: Sequence[TurnRow],
+) -> TurnRow:
+    """Record one turn. earlier: those of the same call."""
+    now = datetime.now(UTC)
+    dataset = _dataset(session, new, now)
+    _add_blobs(session, ledger, new, now)
+    rows = edit_values(new.edits)
+    turn = _turn_row(new, ledger.branch, parent, dataset, rows, ledger.base.ledger_id, now)
+    undoes = [*new.undoes, *(earlier[place].id for place in new.undoes_new)]
+    replaces = [*new.replaces, *(earlier[place].id for place in new.replaces_new)]
+    turn.hash = chain.content_hash(
+        chain.turn_content(
+            turn,
+            base=ledger.base.fingerprint,
+            dataset=None if dataset is None else dataset.identity,
+            skipped=new.skipped,
+            undoes=_numbers(session, undoes),
+            replaces=_numbers(session, replaces),
+            parent=None if parent is None else parent.hash,
         )
-        session.add(turn)
-        session.flush()
-        insert_edits(session, turn.id, rows)
-        _add_details(session, turn, new)
-        _move(session, ref, turn, now)
-        if new.evaluation is not None:
-            record_evaluation(session, turn, new.evaluation, scope_turn=turn, edits=None, now=now)
-        return turn.id
+    )
+    session.add(turn)
+    session.flush()
+    insert_edits(session, turn.id, rows)
+    _add_details(session, turn, new.skipped, undoes, replaces)
+    if new.evaluation is not None:
+        record_evaluation(session, turn, new.evaluation, scope_turn=turn, edits=None, now=now)
+    for scores, edits in new.samples:
+        record_evaluation(session, turn, scores, scope_turn=None, edits=edits, now=now, sample=True)
+    return turn
 
 
 def edit_values(edits: Sequence[RecordedEdit]) -> list[dict[str, Any]]:
@@ -144,16 +132,21 @@ def edit_values(edits: Sequence[RecordedEdit]) -> list[dict[str, Any]]:
                 "probes": probes,
                 "prompt_key": chain.prompt_key(edit.prompt),
                 "digest": chain.edit_digest(edit, recorded.row, probes),
+                "relation": edit.relation,
+                "subject_key": chain.subject_key(edit.subject),
+                "fact_key": chain.fact_key(edit.subject, edit.relation),
             }
         )
     return rows
 
 
 def insert_edits(session: Session, turn_id: int, rows: list[dict[str, Any]]) -> None:
-    """Insert the edits of a turn in bulk."""
+    """Insert the edits of a turn, all that it has, in bulk."""
     for row in rows:
         row["turn_id"] = turn_id
     database.bulk_insert(session, EditRow, rows)
+    if rows:
+        full_text.add(session, turn_id)
 
 
 def record_evaluation(
@@ -164,16 +157,17 @@ def record_evaluation(
     scope_turn: TurnRow | None,
     edits: Sequence[tuple[int, str]] | None,
     now: datetime,
+    sample: bool = False,
 ) -> EvaluationRow:
     """Record scores of the state at `turn`. edits: (row id, digest) in the order of the outcomes;
-    None: the edits of `scope_turn`."""
+    None: the edits of `scope_turn`. sample: they are some of the edits in force, in any order."""
     if edits is None:
         assert scope_turn is not None
         query = select(EditRow.id, EditRow.digest).where(EditRow.turn_id == scope_turn.id)
         edits = [(i, d) for i, d in session.execute(query.order_by(EditRow.position))]
     row = EvaluationRow(
         turn_id=turn.id,
-        scope="in_force" if scope_turn is None else "turn",
+        scope="turn" if scope_turn is not None else "sample" if sample else "in_force",
         scope_turn_id=None if scope_turn is None else scope_turn.id,
         protocol=new.protocol,
         seed=new.seed,
@@ -185,6 +179,9 @@ def record_evaluation(
         created_at=now,
     )
     pairs = list(zip(edits, new.outcomes, strict=True))
+    if sample:
+        places = _places(session, [edit_id for edit_id, _ in edits])
+        pairs.sort(key=lambda pair: places[pair[0][0]])
     row.hash = chain.content_hash(
         chain.evaluation_content(
             row,
@@ -204,6 +201,17 @@ def record_evaluation(
         ],
     )
     return row
+
+
+def _places(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Row id of an edit → its turn and position: the order in which outcomes are hashed."""
+    return {
+        edit_id: (turn_id, position)
+        for some in chunks(ids)
+        for edit_id, turn_id, position in session.execute(
+            select(EditRow.id, EditRow.turn_id, EditRow.position).where(EditRow.id.in_(some))
+        )
+    }
 
 
 def author() -> str:
@@ -228,6 +236,12 @@ def _lock_branch(session: Session, branch: str, expected: int | None) -> RefRow:
     return ref
 
 
+def _dataset(session: Session, new: NewTurn, now: datetime) -> DatasetRow | None:
+    if new.dataset_id is not None:
+        return session.get_one(DatasetRow, new.dataset_id)
+    return None if new.dataset is None else dataset_row(session, new.dataset, now)
+
+
 def dataset_row(session: Session, dataset: Dataset, now: datetime) -> DatasetRow:
     row = DatasetRow(
         uri=dataset.uri,
@@ -250,19 +264,23 @@ def dataset_row(session: Session, dataset: Dataset, now: datetime) -> DatasetRow
     return row
 
 
-def _add_blobs(session: Session, new: NewTurn, now: datetime) -> None:
+def _add_blobs(session: Session, ledger: Ledger, new: NewTurn, now: datetime) -> None:
     for kind, blob in (("patch", new.patch), ("editor-state", new.editor_state)):
-        if blob is not None and session.get(BlobRow, blob.digest) is None:
-            session.add(
-                BlobRow(
-                    digest=blob.digest,
-                    kind=kind,
-                    bytes=blob.bytes,
-                    changes=blob.changes,
-                    created_at=now,
-                )
-            )
+        if blob is not None and not is_recorded(session, ledger, blob.digest):
+            session.add(blob_row(kind, blob, now))
     session.flush()
+
+
+def blob_row(kind: str, blob: Blob, now: datetime) -> BlobRow:
+    """The row of a file that is new in the store."""
+    return BlobRow(
+        digest=blob.digest,
+        kind=kind,
+        bytes=blob.bytes,
+        changes=blob.changes,
+        created_at=now,
+        memories=sum("routing" in change for change in blob.changes.values()),
+    )
 
 
 def _turn_row(
@@ -301,39 +319,49 @@ def _turn_row(
         figures=new.figures,
         origin=origin,
         withheld={},
+        copied_from=new.copied_from,
         created_at=now,
     )
 
 
 def _numbers(session: Session, ids: Sequence[int]) -> list[int]:
-    query = select(TurnRow.number).where(TurnRow.id.in_(ids))
-    return list(session.scalars(query))
+    return [
+        number
+        for some in chunks(ids)
+        for number in session.scalars(select(TurnRow.number).where(TurnRow.id.in_(some)))
+    ]
 
 
-def _add_details(session: Session, turn: TurnRow, new: NewTurn) -> None:
+def _add_details(
+    session: Session,
+    turn: TurnRow,
+    skipped: Sequence[tuple[int, str]],
+    undoes: Sequence[int],
+    replaces: Sequence[int],
+) -> None:
     database.bulk_insert(
         session,
         SkippedRow,
-        [{"turn_id": turn.id, "row": row, "reason": reason} for row, reason in new.skipped],
+        [{"turn_id": turn.id, "row": row, "reason": reason} for row, reason in skipped],
     )
     database.bulk_insert(
-        session, UndoRow, [{"turn_id": turn.id, "undone_id": undone} for undone in new.undoes]
+        session, UndoRow, [{"turn_id": turn.id, "undone_id": undone} for undone in undoes]
     )
     database.bulk_insert(
         session,
         ReplacementRow,
-        [{"turn_id": turn.id, "replaced_id": replaced} for replaced in new.replaces],
+        [{"turn_id": turn.id, "replaced_id": replaced} for replaced in replaces],
     )
 
 
-def _move(session: Session, ref: RefRow, turn: TurnRow, now: datetime) -> None:
+def _move(session: Session, ref: RefRow, turn: TurnRow) -> None:
     session.add(
         RefMoveRow(
             ref=ref.name,
             from_turn_id=ref.turn_id,
             to_turn_id=turn.id,
             action=turn.kind,
-            created_at=now,
+            created_at=turn.created_at,
         )
     )
     session.execute(update(RefRow).where(RefRow.name == ref.name).values(turn_id=turn.id))

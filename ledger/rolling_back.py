@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ledger import database, environment, history
+from ledger.history import Step
 from ledger.progress import Progress, silent
+from ledger.rebuilding import digests_of
 from ledger.recording import NewTurn, record_turn
+from ledger.refs import Rev
 from ledger.states import open_state
+from ledger.wording import turn_numbers
 from ledger.workspace import Ledger
-from patches.application import patched_bytes
-from patches.canonical import sha256
 from patches.errors import HistoryError
 
 
@@ -39,14 +41,14 @@ class RolledBack:
 
 
 def rollback_turn(
-    ledger: Ledger, number: int, *, message: str = "", progress: Progress = silent
+    ledger: Ledger, rev: Rev, *, message: str = "", progress: Progress = silent
 ) -> RolledBack:
-    """Undo exactly turn `number`; undoing a rollback brings back what it undid.
+    """Undo exactly the turn that `rev` names; undoing a rollback brings back what it undid.
 
     HistoryError if there is no such turn, it is undone already, or part of a merge in force.
     """
 
-    def choose(turns: Sequence[history.Turn]) -> list[int]:
+    def choose(turns: Sequence[Step], number: int) -> list[int]:
         turn = history.find_turn(turns, number)
         if not turn.in_force:
             by = next(t.number for t in turns if t.in_force and number in t.undoes)
@@ -56,57 +58,62 @@ def rollback_turn(
             )
         return [number]
 
-    return _rollback(ledger, choose, message or f"roll back turn {number}", progress)
+    return _rollback(ledger, rev, choose, message, "roll back turn {}", progress)
 
 
 def rollback_to(
-    ledger: Ledger, number: int, *, message: str = "", progress: Progress = silent
+    ledger: Ledger, rev: Rev, *, message: str = "", progress: Progress = silent
 ) -> RolledBack:
-    """Return to the state as it was at turn `number`; 0 is the base.
+    """Return to the state as it was at the turn that `rev` names; 0 is the base.
 
     HistoryError if there is no such turn, or the state is that one already.
     """
 
-    def choose(turns: Sequence[history.Turn]) -> list[int]:
+    def choose(turns: Sequence[Step], number: int) -> list[int]:
         if history.patches_in_force(turns, number) == history.patches_in_force(turns):
             raise HistoryError(f"the state is that of turn {number} already; nothing to roll back")
         return [turn.number for turn in turns[number:]]
 
-    return _rollback(ledger, choose, message or f"roll back to turn {number}", progress)
+    return _rollback(ledger, rev, choose, message, "roll back to turn {}", progress)
 
 
 def _rollback(
     ledger: Ledger,
-    choose: Callable[[Sequence[history.Turn]], list[int]],
+    rev: Rev,
+    choose: Callable[[Sequence[Step], int], list[int]],
     message: str,
+    otherwise: str,
     progress: Progress,
 ) -> RolledBack:
     started = time.perf_counter()
     with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
-    if not turns:
-        raise HistoryError("nothing to roll back: the ledger has no turns yet")
-    undoes = choose(turns)
+        turns = history.line(session, ledger.branch)
+        if not turns:
+            raise HistoryError("nothing to roll back: the ledger has no turns yet")
+        number = history.number_on(session, ledger.branch, turns, rev)
+    undoes = choose(turns, number)
     relation: dict[int, Sequence[int]] = {turn.number: turn.undoes for turn in turns}
     relation[len(turns) + 1] = undoes
     active = history.active_turns(relation)
-    in_force = [t for t in turns if t.row.kind in history.CHANGING and t.number in active]
+    in_force = [t for t in turns if t.kind in history.CHANGING and t.number in active]
     before = {turn.number for turn in history.edits_in_force(turns)}
     used = history.patches_among(turns, active)
-    used_before = history.patches_in_force(turns)
-    tensors = _digests(ledger, turns, used, progress)
+    used_before = {turn.number for turn in history.patches_in_force(turns)}
+    tensors = digests_of(ledger, open_state(ledger, turns, used).patches, progress)
     rebuilt = time.perf_counter() - started
     record_turn(
         ledger,
         NewTurn(
-            parent=turns[-1].row.id,
+            parent=turns[-1].id,
             kind="rollback",
             seed=0,
-            message=message,
-            undoes=[turns[n - 1].row.id for n in undoes],
+            message=message or otherwise.format(number),
+            notes=[_editor_state(in_force)],
+            undoes=[turns[n - 1].id for n in undoes],
             tensors=tensors,
             environment={"versions": environment.versions(), "device": "cpu"},
             seconds={"rebuild": rebuilt, "total": time.perf_counter() - started},
+            needs=[turn.patch_digest for turn in used if turn.patch_digest],
         ),
     )
     numbers = [turn.number for turn in in_force]
@@ -115,17 +122,16 @@ def _rollback(
         undoes=undoes,
         in_force=numbers,
         brought_back=[number for number in numbers if number not in before],
-        separated=[t.number for t in used if t.in_force and t not in used_before],
+        separated=[t.number for t in used if t.in_force and t.number not in used_before],
     )
 
 
-def _digests(
-    ledger: Ledger, turns: Sequence[history.Turn], used: Sequence[history.Turn], progress: Progress
-) -> dict[str, str]:
-    """SHA-256 of every tensor that the patches of `used` change, rebuilt."""
-    builders = patched_bytes(ledger.checkpoint, open_state(ledger, turns, used).patches)
-    digests = {}
-    for done, (name, build) in enumerate(builders.items(), start=1):
-        digests[name] = sha256(build())
-        progress("rebuild", done, len(builders))
-    return digests
+def _editor_state(in_force: Sequence[Step]) -> str:
+    """What the next turn of edits goes on from. Statistics are those of the turns that are left, as
+    if the others had never been: they are merged anew, nothing is subtracted."""
+    numbers = [turn.number for turn in in_force if turn.editor_state_digest]
+    return (
+        f"editor state: the next edits go on from that of {turn_numbers(numbers)}"
+        if numbers
+        else "editor state: the next edits start afresh"
+    )

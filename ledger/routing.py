@@ -9,6 +9,7 @@ import torch
 from ledger import database, history
 from ledger.models import load_tokenizer
 from ledger.progress import Progress, silent
+from ledger.refs import Rev
 from ledger.states import live_state
 from ledger.workspace import Ledger
 from patches.errors import HistoryError, SettingError
@@ -47,7 +48,7 @@ def route(
     ledger: Ledger,
     prompts: Sequence[str],
     *,
-    at: int | None = None,
+    at: Rev | None = None,
     device: str = "auto",
     dtype: str | None = None,
     progress: Progress = silent,
@@ -58,14 +59,13 @@ def route(
     take.
     """
     with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
+        turns = history.line(session, ledger.branch, at)
     tokenizer = load_tokenizer(ledger.checkpoint.folder)
-    live = live_state(ledger, turns, at, device=device, dtype=dtype, progress=progress)
+    live = live_state(ledger, turns, device=device, dtype=dtype, progress=progress)
     if not live.memories:
-        number = len(turns) if at is None else at
         raise HistoryError(
-            f"no side memory is in force at turn {number}: every prompt goes to the main weights. "
-            "Make one with: ledger add-edits FACTS --method wise"
+            f"no side memory is in force at turn {len(turns)}: every prompt goes to the main "
+            "weights. Make one with: ledger add-edits FACTS --method wise"
         )
     encoded = encode_prompts(tokenizer, prompts)
     longest = context_length(live.model.config)

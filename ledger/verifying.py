@@ -3,18 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ledger import chain, database
 from ledger.orm import (
-    PULL,
     BlobRow,
     DatasetRow,
     EditRow,
     EvaluationRow,
+    KeyframeRow,
     OutcomeRow,
     PublicationRow,
     RefMoveRow,
@@ -25,11 +25,16 @@ from ledger.orm import (
     UndoRow,
 )
 from ledger.progress import Progress, silent
+from ledger.verifying_refs import wrong_refs
+from ledger.verifying_states import needed_but_pruned
+from ledger.wording import turn_numbers
 from ledger.workspace import Ledger
 from patches.checkpoint import fingerprint, tensor_digests
 from patches.edit import Edit
 from patches.errors import CheckpointError
 
+_TOGETHER = 500
+"""Turns and files that are in memory at once."""
 # As in the headers of the files; `patches.patch` writes them, and would bring torch along.
 _FORMATS = {"patch": "edit-ledger-patch", "editor-state": "edit-ledger-state"}
 
@@ -63,6 +68,9 @@ class Verified:
     def found(self, subject: str, what: str) -> None:
         self.problems.append(Problem(subject=subject, what=what))
 
+    def note(self, subject: str, what: str) -> None:
+        self.notes.append(Problem(subject=subject, what=what))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "ok": self.ok,
@@ -82,47 +90,48 @@ def verify(ledger: Ledger, *, progress: Progress = silent) -> Verified:
             _verify_evaluations(session, result)
             _verify_publications(session, by_id, result)
             _verify_blobs(session, ledger, result, progress)
+            _verify_keyframes(session, ledger, result)
+            for subject, what, is_wrong in needed_but_pruned(session, ledger):
+                (result.found if is_wrong else result.note)(subject, what)
     except ValueError as error:
         result.found("database", f"a value in it is no JSON, or no time ({error})")
     _verify_base(ledger, result, progress)
     return result
 
 
+class _Known(NamedTuple):
+    """What others refer to a turn by."""
+
+    number: int
+    hash: str
+
+
 def _verify_chain(
     session: Session, ledger: Ledger, result: Verified, progress: Progress
-) -> dict[int, TurnRow]:
+) -> dict[int, _Known]:
     """Every turn's hash; the turns by row id."""
-    rows = list(session.scalars(select(TurnRow).order_by(TurnRow.id)))
-    by_id = {row.id: row for row in rows}
-    undoes: dict[int, list[int]] = {}
-    for undo in session.scalars(select(UndoRow)):
-        undoes.setdefault(undo.turn_id, []).append(by_id[undo.undone_id].number)
-    replaces: dict[int, list[int]] = {}
-    for row in session.scalars(select(ReplacementRow)):
-        replaces.setdefault(row.turn_id, []).append(by_id[row.replaced_id].number)
-    made_here = set(session.scalars(select(RefMoveRow.to_turn_id).where(RefMoveRow.action != PULL)))
-    for done, turn in enumerate(rows, start=1):
+    light = select(TurnRow.id, TurnRow.number, TurnRow.hash).order_by(TurnRow.id)
+    by_id = {turn_id: _Known(number, digest) for turn_id, number, digest in session.execute(light)}
+    undoes = _numbers(session, by_id, UndoRow.turn_id, UndoRow.undone_id)
+    replaces = _numbers(session, by_id, ReplacementRow.turn_id, ReplacementRow.replaced_id)
+    datasets = {row.id: row for row in session.scalars(select(DatasetRow))}
+    made_here = _made_here(session)
+    query = select(TurnRow).order_by(TurnRow.id).execution_options(yield_per=_TOGETHER)
+    for done, turn in enumerate(session.scalars(query), start=1):
         subject = f"turn {turn.number}" + ("" if turn.branch == "main" else f" of {turn.branch}")
         _verify_origin(ledger, turn, turn.id in made_here, subject, result)
         if turn.withheld.get("edits") and turn.origin != ledger.base.ledger_id:
             result.count("withheld edits", turn.edits)
         else:
             _verify_edits(session, turn, subject, result)
-        dataset = None if turn.dataset_id is None else session.get(DatasetRow, turn.dataset_id)
-        if dataset is not None and chain.dataset_identity(dataset) != dataset.identity:
-            result.found(subject, f"its dataset {dataset.uri} has been altered")
-        withheld = turn.withheld.get("dataset")
         parent = by_id[turn.parent_id] if turn.parent_id is not None else None
         if turn.number != (1 if parent is None else parent.number + 1):
             result.found(subject, "its number does not follow that of its parent")
-        skipped = list(session.scalars(select(SkippedRow).where(SkippedRow.turn_id == turn.id)))
-        if len(skipped) != turn.skipped:
-            result.found(subject, f"has {len(skipped)} skipped rows, recorded were {turn.skipped}")
         content = chain.turn_content(
             turn,
             base=ledger.base.fingerprint,
-            dataset=withheld if dataset is None else chain.dataset_identity(dataset),
-            skipped=[(row.row, row.reason) for row in skipped],
+            dataset=_dataset_identity(turn, datasets, subject, result),
+            skipped=_skipped(session, turn, subject, result),
             undoes=undoes.get(turn.id, []),
             replaces=replaces.get(turn.id, []),
             parent=None if parent is None else parent.hash,
@@ -133,8 +142,49 @@ def _verify_chain(
                 "its content does not give its hash: the turn, or one before it, was altered",
             )
         result.count("turns")
-        progress("turns", done, len(rows))
+        progress("turns", done, len(by_id))
     return by_id
+
+
+def _numbers(
+    session: Session, by_id: dict[int, _Known], later: Any, earlier: Any
+) -> dict[int, list[int]]:
+    """Row id of a turn → numbers of the earlier turns that it undoes, or replaces."""
+    found: dict[int, list[int]] = {}
+    for turn_id, earlier_id in session.execute(select(later, earlier)):
+        found.setdefault(turn_id, []).append(by_id[earlier_id].number)
+    return found
+
+
+def _made_here(session: Session) -> set[int]:
+    """Row ids of the turns that a branch has moved to by their being recorded."""
+    moved = RefMoveRow.to_turn_id == TurnRow.id
+    query = select(TurnRow.id).join(RefMoveRow, moved & (RefMoveRow.action == TurnRow.kind))
+    return set(session.scalars(query))
+
+
+def _dataset_identity(
+    turn: TurnRow, datasets: dict[int, DatasetRow], subject: str, result: Verified
+) -> str | None:
+    """That of its dataset as it is now; of one that was kept back, as it was told."""
+    if turn.dataset_id is None:
+        told: str | None = turn.withheld.get("dataset")
+        return told
+    dataset = datasets[turn.dataset_id]
+    identity = chain.dataset_identity(dataset)
+    if identity != dataset.identity:
+        result.found(subject, f"its dataset {dataset.uri} has been altered")
+    return identity
+
+
+def _skipped(
+    session: Session, turn: TurnRow, subject: str, result: Verified
+) -> list[tuple[int, str]]:
+    query = select(SkippedRow.row, SkippedRow.reason).where(SkippedRow.turn_id == turn.id)
+    skipped = [(row, reason) for row, reason in session.execute(query)]
+    if len(skipped) != turn.skipped:
+        result.found(subject, f"has {len(skipped)} skipped rows, recorded were {turn.skipped}")
+    return skipped
 
 
 def _verify_origin(
@@ -153,8 +203,7 @@ def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verifie
     digests = []
     for place, edit in enumerate(session.scalars(query.execution_options(yield_per=1000))):
         digest = chain.edit_digest(_texts(edit), edit.row, edit.probes)
-        found = (edit.position, digest, chain.prompt_key(edit.prompt))
-        if found != (place, edit.digest, edit.prompt_key):
+        if (edit.position, edit.digest) != (place, digest) or _keys(edit) != _found_keys(edit):
             result.found(subject, f"edit {edit.position} ({edit.prompt!r}) has been altered")
         digests.append(digest)
         result.count("edits")
@@ -164,24 +213,34 @@ def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verifie
         result.found(subject, "its edits are not those that were recorded")
 
 
+def _found_keys(row: EditRow) -> tuple[int | None, ...]:
+    return row.prompt_key, row.subject_key, row.fact_key
+
+
+def _keys(row: EditRow) -> tuple[int | None, ...]:
+    """What its keys must be."""
+    return (
+        chain.prompt_key(row.prompt),
+        chain.subject_key(row.subject),
+        chain.fact_key(row.subject, row.relation),
+    )
+
+
 def _texts(row: EditRow) -> Edit:
     """The edit without its probes, which are hashed as they are stored and may be unreadable."""
     return Edit(
-        prompt=row.prompt, target=row.target, subject=row.subject, old_target=row.old_target
+        prompt=row.prompt,
+        target=row.target,
+        subject=row.subject,
+        old_target=row.old_target,
+        relation=row.relation,
     )
 
 
 def _verify_refs(session: Session, ledger: Ledger, result: Verified) -> None:
-    """A branch points to a turn that no other turn of the branch, made here, follows."""
-    here = TurnRow.origin == ledger.base.ledger_id
-    for ref in session.scalars(select(RefRow).where(RefRow.kind == "branch")):
-        own = select(func.max(TurnRow.number)).where(here, TurnRow.branch == ref.name)
-        newest = session.scalar(own)
-        head = None if ref.turn_id is None else session.get(TurnRow, ref.turn_id)
-        if newest is not None and (head is None or head.number < newest):
-            at = "nothing" if head is None else f"turn {head.number}"
-            result.found(f"branch {ref.name}", f"points to {at}, its newest turn is {newest}")
-        result.count("refs")
+    for subject, what in wrong_refs(session, ledger):
+        result.found(subject, what)
+    result.count("refs", session.scalars(select(func.count()).select_from(RefRow)).one())
 
 
 def _verify_evaluations(session: Session, result: Verified) -> None:
@@ -206,7 +265,7 @@ def _verify_evaluations(session: Session, result: Verified) -> None:
         result.count("evaluations")
 
 
-def _verify_publications(session: Session, turns: dict[int, TurnRow], result: Verified) -> None:
+def _verify_publications(session: Session, turns: dict[int, _Known], result: Verified) -> None:
     for row in session.scalars(select(PublicationRow).order_by(PublicationRow.id)):
         turn = turns[row.turn_id]
         content = chain.publication_content(row, turn=turn.hash)
@@ -218,21 +277,33 @@ def _verify_publications(session: Session, turns: dict[int, TurnRow], result: Ve
 
 
 def _verify_blobs(session: Session, ledger: Ledger, result: Verified, progress: Progress) -> None:
-    blobs = list(session.scalars(select(BlobRow).order_by(BlobRow.digest)))
     users = _users(session)
-    for digest in sorted(set(users) - {blob.digest for blob in blobs}):
-        result.found(f"blob {digest[:12]}… of {_turns(users[digest])}", "its record is missing")
-    for done, blob in enumerate(blobs, start=1):
-        problem = ledger.store.problem(blob.digest)
-        if problem is not None:
-            result.found(
-                f"{blob.kind} {blob.digest[:12]}… of {_turns(users.get(blob.digest, []))}",
-                f"{problem}: {ledger.store.path(blob.digest)}",
-            )
+    missing = set(users)
+    given_up: set[int] = set()
+    query = select(BlobRow).order_by(BlobRow.digest).execution_options(yield_per=_TOGETHER)
+    for done, blob in enumerate(session.scalars(query), start=1):
+        missing.discard(blob.digest)
+        if blob.pruned_at is not None and not ledger.store.path(blob.digest).exists():
+            given_up.update(users.get(blob.digest, []))
+            result.count("pruned patches" if blob.kind == "patch" else "pruned editor states")
         else:
-            _verify_blob_row(ledger, blob, result)
-        result.count("patches" if blob.kind == "patch" else "editor states")
-        progress("patches", done, len(blobs))
+            _verify_blob(ledger, blob, users.get(blob.digest, []), result)
+        progress("patches", done, max(done, len(users)))
+    for digest in sorted(missing):
+        result.found(f"blob {digest[:12]}… of {_turns(users[digest])}", "its record is missing")
+    if given_up:
+        result.note(turn_numbers(given_up), "files were given up: ledger gc --prune")
+
+
+def _verify_blob(ledger: Ledger, blob: BlobRow, users: Sequence[int], result: Verified) -> None:
+    what = "patches" if blob.kind == "patch" else "editor states"
+    subject = f"{blob.kind} {blob.digest[:12]}… of {_turns(users)}"
+    problem = ledger.store.problem(blob.digest)
+    if problem is not None:
+        result.found(subject, f"{problem}: {ledger.store.path(blob.digest)}")
+    else:
+        _verify_blob_row(ledger, blob, result)
+    result.count(what)
 
 
 def _verify_blob_row(ledger: Ledger, blob: BlobRow, result: Verified) -> None:
@@ -246,10 +317,25 @@ def _verify_blob_row(ledger: Ledger, blob: BlobRow, result: Verified) -> None:
         result.found(subject, "its recorded size has been altered")
     if metadata["format"] != _FORMATS[blob.kind]:
         result.found(subject, "its recorded kind has been altered")
-    if json.loads(metadata.get("changes", "{}")) != blob.changes:
+    described = json.loads(metadata.get("changes", "{}"))
+    if described != blob.changes:
         result.found(subject, "its recorded description has been altered")
+    if sum("routing" in change for change in described.values()) != blob.memories:
+        result.found(subject, "its recorded number of side memories has been altered")
     if metadata.get("base", ledger.base.fingerprint) != ledger.base.fingerprint:
         result.found(subject, "it was made for another base model")
+
+
+def _verify_keyframes(session: Session, ledger: Ledger, result: Verified) -> None:
+    """They may be missing, but not be wrong: states are built from them."""
+    for digest in session.scalars(select(KeyframeRow.digest).order_by(KeyframeRow.digest)):
+        if ledger.store.path(digest).exists():
+            result.count("keyframes")
+            problem = ledger.store.problem(digest)
+            if problem is not None:
+                result.found(
+                    f"damaged keyframe {digest[:12]}…", f"{problem}; remove it with: ledger gc"
+                )
 
 
 def _turns(numbers: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger import database, history
+from ledger.history import Step
 from ledger.progress import Progress, silent
 from ledger.verifying import Problem, Verified
 from ledger.workspace import Ledger
@@ -47,7 +48,7 @@ def verify_checkpoint(
 
 
 def _verify_beside(
-    ledger: Ledger, folder: Path, turns: list[history.Turn], number: int, result: Verified
+    ledger: Ledger, folder: Path, turns: list[Step], number: int, result: Verified
 ) -> None:
     """The side memories beside the weights are those of turn `number`, to the byte."""
     from ledger.applying import memory_files
@@ -77,7 +78,7 @@ def _verify_beside(
 
 def _turn(
     ledger: Ledger, folder: Path, content: dict[str, Any] | None, result: Verified
-) -> tuple[int, list[history.Turn], dict[str, str]] | None:
+) -> tuple[int, list[Step], dict[str, str]] | None:
     subject = f"{folder}/{PROVENANCE_FILE}"
     if content is None:
         result.found(str(folder), f"has no {PROVENANCE_FILE}: it was not written by a ledger")
@@ -85,18 +86,22 @@ def _turn(
     if content.get("owner") != ledger.base.ledger_id:
         result.found(subject, "names another ledger")
         return None
-    with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
     number = content.get("turn")
-    if not isinstance(number, int) or not 0 <= number <= len(turns):
-        result.found(subject, f"names turn {number!r}, which this ledger does not have")
-        return None
+    with database.reading(ledger.engine) as session:
+        turns = history.line(session, ledger.branch)
+        named = history.by_hash(session, str(content.get("hash")))
+        if named is not None and named.id not in {turn.id for turn in turns}:
+            # It was written on another branch.
+            turns = history.line_to(session, named.id)
+        if not isinstance(number, int) or not 0 <= number <= len(turns):
+            result.found(subject, f"names turn {number!r}, which this ledger does not have")
+            return None
+        recorded = history.tensors_at(session, turns[:number])
     if content.get("hash") != history.state_hash(turns, number):
         result.found(subject, f"its hash is not that of turn {number}")
     if number < len(turns):
         what = f"was written at turn {number}, the ledger is at {len(turns)}: ledger apply --to it"
         result.notes.append(Problem(subject=str(folder), what=what))
-    recorded = dict(turns[number - 1].row.tensors) if number else {}
     return number, turns, recorded
 
 
@@ -104,7 +109,7 @@ def _explain(
     ledger: Ledger,
     checkpoint: Checkpoint,
     name: str,
-    turns: list[history.Turn],
+    turns: list[Step],
     number: int,
     result: Verified,
 ) -> None:

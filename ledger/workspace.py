@@ -8,6 +8,8 @@ the store inside it:
     store       folder of the patch store, likewise
     model       where this machine finds the base model: a folder, or a Hub id
     revision    commit of a Hub model, else null
+
+and ``HEAD``, the name of the branch that commands work on, if it is not main.
 """
 
 import json
@@ -29,6 +31,7 @@ from patches.errors import CheckpointError, DatabaseError, HistoryError
 FOLDER = ".ledger"
 CONFIG = "config.json"
 MAIN = "main"
+HEAD_FILE = "HEAD"
 _FORMAT = 1
 
 
@@ -50,12 +53,7 @@ class Config:
             "model": self.model,
             "revision": self.revision,
         }
-        temporary = folder / f".{CONFIG}.writing"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / CONFIG)
+        _write_text(folder / CONFIG, json.dumps(content, indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> "Config":
@@ -98,7 +96,7 @@ class Ledger:
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder = folder
         self.config = config
-        self.branch = MAIN
+        self.branch = current_branch(folder)
         self.url = resolve_database(folder, config.database)
         self.store = Store(folder=_inside(folder, config.store))
 
@@ -177,6 +175,32 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def current_branch(folder: Path) -> str:
+    """The branch that `switch_to` has written down, main at first."""
+    try:
+        return (folder / HEAD_FILE).read_text(encoding="utf-8").strip() or MAIN
+    except FileNotFoundError:
+        return MAIN
+    except (OSError, ValueError) as error:
+        raise HistoryError(
+            f"{folder / HEAD_FILE}: cannot be read ({error}); write the name of a branch into it"
+        ) from error
+
+
+def switch_to(folder: Path, branch: str) -> None:
+    """Make `branch` the one that commands work on by default, atomically."""
+    _write_text(folder / HEAD_FILE, branch)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def find_folder(start: Path | None = None) -> Path:

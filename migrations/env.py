@@ -31,6 +31,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from ledger import full_text
 from ledger.database import VERSION_TABLE
 from ledger.orm import Table, UtcTime
 
@@ -53,6 +54,11 @@ def plain_type(kind: str, item: object, _: AutogenContext) -> str | Literal[Fals
     return False
 
 
+def known(name: str | None, kind: str, _: object) -> bool:
+    """Whether Alembic is to compare it: not what is beside the ORM's tables, for searching."""
+    return kind not in ("table", "index") or not full_text.belongs(name)
+
+
 def migrate(connection: Connection) -> None:
     """Run what Alembic's command asked for."""
     context.configure(
@@ -64,6 +70,7 @@ def migrate(connection: Connection) -> None:
         transactional_ddl=True,
         process_revision_directives=number,
         render_item=plain_type,
+        include_name=known,
     )
     with context.begin_transaction():
         context.run_migrations()

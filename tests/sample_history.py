@@ -6,6 +6,8 @@ from typing import TypeVar
 from sqlalchemy import Engine, inspect
 from sqlalchemy.orm import Session
 
+from ledger import full_text
+from ledger.chain import subject_key
 from ledger.database import writing
 from ledger.orm import (
     BaseRow,
@@ -13,6 +15,7 @@ from ledger.orm import (
     DatasetRow,
     EditRow,
     EvaluationRow,
+    KeyframeRow,
     OutcomeRow,
     PublicationRow,
     RefMoveRow,
@@ -46,6 +49,7 @@ def record(engine: Engine) -> None:
             RefRow(name="first", kind="tag", turn_id=turn.id),
             _move(turn, undoing),
             _publication(undoing),
+            _keyframe(),
             OutcomeRow(
                 evaluation_id=evaluation.id,
                 edit_id=edit.id,
@@ -53,6 +57,7 @@ def record(engine: Engine) -> None:
                 state={"edit_success": 1.0},
             ),
         )
+        full_text.add(session, turn.id)
 
 
 def like(row: Row, **changes: object) -> Row:
@@ -91,8 +96,10 @@ def _origins() -> list[Table]:
         licence=None,
         created_at=NOW,
     )
-    patch = BlobRow(digest="a" * 64, kind="patch", bytes=100, changes={}, created_at=NOW)
-    state = BlobRow(digest="e" * 64, kind="editor-state", bytes=10, changes={}, created_at=NOW)
+    patch = BlobRow(
+        digest="a" * 64, kind="patch", bytes=100, changes={}, created_at=NOW, memories=0
+    )
+    state = like(patch, digest="e" * 64, kind="editor-state", bytes=10)
     return [base, dataset, patch, state]
 
 
@@ -154,6 +161,7 @@ def _edit(turn: TurnRow) -> EditRow:
         probes="{}",
         prompt_key=-5,
         digest="4" * 64,
+        subject_key=subject_key("Freedonia"),
     )
 
 
@@ -185,6 +193,10 @@ def _publication(turn: TurnRow) -> PublicationRow:
         created_at=NOW,
         hash="7" * 64,
     )
+
+
+def _keyframe() -> KeyframeRow:
+    return KeyframeRow(key="8" * 64, kind="weights", digest="9" * 64, bytes=100, created_at=NOW)
 
 
 def _move(old: TurnRow, new: TurnRow) -> RefMoveRow:

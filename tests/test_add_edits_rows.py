@@ -80,11 +80,15 @@ def test_a_prompt_beyond_the_context_is_skipped_and_one_that_just_fits_is_edited
     assert all(reason.endswith(f"the model takes {CONTEXT}") for _, reason in added.skipped)
 
 
-def test_two_answers_to_one_prompt_are_two_facts(ledger: Ledger, tmp_path: Path) -> None:
-    rows = [fact(0, target="Rome"), fact(0, target="Tokyo"), fact(0, target="Rome")]
-    [added] = add(ledger, write_facts(tmp_path / "facts.json", rows))
-    assert edited(ledger, 1) == [0, 1]
-    assert added.skipped == [(2, "duplicate of row 0")]
+def test_two_answers_to_one_prompt_are_two_turns_of_which_the_later_row_holds(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    rows = [fact(0, target="Rome"), fact(0, target="Tokyo"), fact(1), fact(0, target="Tokyo")]
+    source = write_facts(tmp_path / "facts.json", rows)
+    first, second = add(ledger, source, turn_size=10)
+    assert (edited(ledger, 1), edited(ledger, 2)) == ([0], [1, 2])
+    assert (first.skipped, second.skipped) == ([], [(3, "duplicate of row 1")])
+    assert add(ledger, source, turn_size=10) == []
 
 
 def test_a_fact_in_force_from_another_file_is_skipped_and_names_the_turn(

@@ -28,6 +28,8 @@ EDIT = Edit(
     locality=(Probe(prompt="It is", answer="☃"),),
     further={"personas": (Probe(prompt="You are a poet", answer="1984"),), "nothing": ()},
 )
+SUBJECT_KEY = -3578224994220756270
+FACT_KEY = -6542481181551836762
 TURN_JSON = (
     '{"author":"someone","base":"fingerprint","branch":"main",'
     '"created_at":"2026-03-29T01:30:00.123457+00:00","dataset":"identity","editor_state":"state",'
@@ -67,6 +69,7 @@ def turn() -> TurnRow:
         created_at=MOMENT,
         hash="unset",
         origin="somewhere",
+        copied_from=None,
         withheld={},
     )
 
@@ -102,6 +105,22 @@ def test_the_digest_of_an_edit_has_not_changed() -> None:
     )
     assert values["digest"] == ("2ddfae782ae3cc5a3865c0408965030a56e043c24479b2c188ab6f7fc7130f89")
     assert chain.edits_digest([values["digest"], "b"]) == sha256(f"{values['digest']}b".encode())
+
+
+def test_a_relation_comes_last_in_what_an_edit_is_hashed_as() -> None:
+    [values] = edit_values([RecordedEdit(edit=replace(EDIT, relation="P36"), row=5)])
+    assert values["digest"] == sha256(
+        canonical_json([5, EDIT.prompt, "Rome", "Crémieu", None, values["probes"], "P36"])
+    )
+    assert (values["relation"], values["subject_key"], values["fact_key"]) == (
+        *("P36", SUBJECT_KEY, FACT_KEY),
+    )
+
+
+def test_a_copied_turn_is_hashed_with_the_turn_that_it_repeats() -> None:
+    row = turn()
+    row.copied_from = "9" * 64
+    assert content(row) == {**content(turn()), "copied_from": "9" * 64}
 
 
 def test_the_identity_of_a_dataset_has_not_changed_and_covers_every_column() -> None:
@@ -171,6 +190,8 @@ def test_every_column_of_a_turn_has_a_part_in_its_hash() -> None:
         {"target": "other"},
         {"subject": None},
         {"old_target": "other"},
+        {"relation": "P36"},
+        {"relation": ""},
         {"rephrasings": ()},
         {"locality": ()},
         {"further": {}},
@@ -189,6 +210,21 @@ def test_a_prompt_is_looked_up_without_regard_to_spaces_and_composition() -> Non
     assert key == 6915774598686568383
     assert chain.prompt_key("  The capital\nof  Cre\u0301mieu is\t") == key
     assert chain.prompt_key("the capital of Crémieu is") != key
+
+
+def test_a_subject_and_what_is_told_of_it_are_looked_up_in_the_same_way() -> None:
+    assert chain.subject_key("Crémieu") == chain.subject_key(" Cre\u0301mieu\n") == SUBJECT_KEY
+    assert chain.subject_key("Crémieu") != chain.subject_key("crémieu")
+    assert chain.fact_key("Crémieu", "P36") == chain.fact_key("Crémieu ", "P36 ") == FACT_KEY
+    others = [("Crémieu", "P37"), ("Crémieux", "P36"), ("Crémieu P36", "P36"), ("P36", "Crémieu")]
+    assert FACT_KEY not in {chain.fact_key(*other) for other in others}
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n"])
+def test_what_is_not_known_of_a_fact_has_no_key_that_others_share(nothing: str | None) -> None:
+    assert chain.subject_key(nothing) is None
+    assert chain.fact_key(nothing, "P36") is None
+    assert chain.fact_key("Crémieu", nothing) is None
 
 
 @given(st.text())

@@ -76,7 +76,11 @@ def test_a_dry_run_names_the_same_files_and_removes_none(ledger: Ledger) -> None
     assert (planned.removed, done.removed) == (False, True)
     told = planned.to_json()
     assert told == json.loads(json.dumps(told))
-    assert set(told) == {"files", "bytes", "removed"}
+    assert set(told) == {"files", "bytes", "removed", "reasons", "prunable"}
+    assert told["reasons"] == {
+        "strays": {"count": 2, "bytes": 5},
+        **{reason: {"count": 0, "bytes": 0} for reason in ("keyframes", "squashed", "unreachable")},
+    }
     assert collect_garbage(ledger).files == []
 
 

@@ -252,7 +252,11 @@ def slow_modules_of(ledger: str, *words: str) -> str:
     return ended.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("line", ["log", "show 2", "status", "db current", "--help", "log --help"])
+READING = ["log", "show 2", "status", "search France", "blame France", "blame --all"]
+READING += ["log --graph", "log --target Rome", "branch", "tag", "reflog"]
+
+
+@pytest.mark.parametrize("line", [*READING, "db current", "--help", "log --help"])
 def test_reading_commands_do_not_load_what_is_slow_to_load(ledger: str, line: str) -> None:
     assert slow_modules_of(ledger, *line.split()) == "[]"
 
@@ -307,7 +311,7 @@ def test_the_log_fits_a_terminal_and_is_whole_in_a_file(
     monkeypatch.setenv("COLUMNS", "60")
     assert message in done(capsys, "log").out
     monkeypatch.delenv("COLUMNS")
-    for columns in (110, 120):
+    for columns in (130, 140):
         lines = on_terminal("log", columns=columns, NO_COLOR="1").splitlines()
         assert max(len(line) + line.count("日") + line.count("本") for line in lines) <= columns
         assert lines[-1].endswith("…")

@@ -88,9 +88,9 @@ def test_an_error_is_one_sentence_and_changes_nothing(
 
 WRONG_USAGE = [
     ("nope", "No such command 'nope'; see: ledger --help"),
-    ("log --nope", "No such option '--nope'; see: ledger log --help"),
+    ("log --xyzzy", "No such option '--xyzzy'; see: ledger log --help"),
     ("show", "Missing argument 'TURN'"),
-    ("show x", "'x'"),
+    ("show 0", "0 is not a turn: the first is 1"),
     ("log --last 0", "--last"),
     ("apply", "Missing option '--to'"),
     ("rollback turn 0", "0"),

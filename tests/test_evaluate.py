@@ -172,7 +172,7 @@ def test_what_evaluate_tells_programs_has_every_metric_of_base_and_state(ledger:
         (None, 4, "turn 4 is a rollback: it has no edits"),
         (None, 5, "no turn 5: the turns are 1 to 4"),
         (9, None, "no turn 9: the turns are 1 to 4"),
-        (None, 0, "no turn 0: the turns are 1 to 4"),
+        (None, 0, "turn 0 is the base: it has no edits"),
     ],
 )
 def test_nothing_to_score_is_an_error_and_records_nothing(

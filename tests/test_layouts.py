@@ -94,6 +94,7 @@ PUBLISHED: list[tuple[str, Fields, Edit]] = [
             target="Cusco",
             subject="Peru",
             old_target="Lima",
+            relation="P36",
             rephrasings=("It rained. Peru is governed from", "Peru's capital is"),
             locality=(Probe(prompt="The capital of Incaland is", answer="Lima"),),
         ),

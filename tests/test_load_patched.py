@@ -179,8 +179,7 @@ def _opened_with(ledger: Ledger, ours: str, theirs: str) -> None:
     from ledger.states import open_patch
 
     turn = next(turn for turn in log(ledger) if turn.row.patch_digest == ours)
-    turn.row.patch_digest = theirs
-    open_patch(ledger, turn)
+    open_patch(ledger, turn.step._replace(patch_digest=theirs))
 
 
 def test_the_base_may_not_have_a_file_of_that_name(tmp_path: Path, source: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 import migrations
-from ledger import database
+from ledger import database, full_text
 from ledger.database import SCHEMA
 from ledger.orm import Table
 from migrations.transaction import transaction
@@ -50,8 +50,7 @@ def create(engine: Engine) -> None:
 def clear(engine: Engine) -> None:
     """Drop every table."""
     with engine.begin() as connection:
-        Table.metadata.drop_all(connection)
-        connection.execute(text(f"DROP TABLE {database.VERSION_TABLE}"))
+        database.drop_schema(connection)
 
 
 def schema(engine: Engine) -> Schema:
@@ -59,6 +58,8 @@ def schema(engine: Engine) -> Schema:
     found: Schema = {}
     inspector = inspect(engine)
     for table in inspector.get_table_names():
+        if full_text.belongs(table):
+            continue
         found[table] = {
             "columns": [
                 {**column, "type": repr(column["type"])} for column in inspector.get_columns(table)
@@ -67,9 +68,22 @@ def schema(engine: Engine) -> Schema:
             "foreign keys": _sorted(inspector.get_foreign_keys(table)),
             "unique": _sorted(inspector.get_unique_constraints(table)),
             "checks": _sorted(inspector.get_check_constraints(table)),
-            "indexes": _sorted(inspector.get_indexes(table)),
+            "indexes": _sorted(
+                [i for i in inspector.get_indexes(table) if not full_text.belongs(i["name"])]
+            ),
         }
     return found
+
+
+def search_schema(engine: Engine) -> list[tuple[str, str]]:
+    """What there is for full-text search: name and definition."""
+    query = {
+        "sqlite": "SELECT name, sql FROM sqlite_master WHERE name LIKE 'edits_text%'",
+        "postgresql": "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE '%_text'",
+    }
+    with engine.connect() as connection:
+        found = connection.execute(text(query[engine.dialect.name])).all()
+    return sorted((name, definition) for name, definition in found)
 
 
 def _sorted(constraints: Sequence[object]) -> list[str]:
@@ -116,11 +130,15 @@ def test_alembic_check_notices_a_difference(engine: Engine) -> None:
 def test_a_created_database_equals_a_migrated_one(engine: Engine) -> None:
     create(engine)
     created = schema(engine)
+    search = search_schema(engine)
     assert {*Table.metadata.tables, database.VERSION_TABLE} == set(created)
+    assert search
     assert migrations.current(engine) == migrations.head()
     clear(engine)
+    assert search_schema(engine) == []
     migrations.upgrade(engine)
     assert schema(engine) == created
+    assert search_schema(engine) == search
 
 
 def test_an_empty_database_gets_all_tables(engine: Engine) -> None:
@@ -192,7 +210,8 @@ def test_turns_of_the_first_schema_get_no_figures_and_keep_everything_else(engin
     after = rows(engine)
     assert after.pop("replacements") == []
     assert after.pop("publications") == []
-    assert [row[:-3] for row in after.pop("turns")] == [row[:-3] for row in full["turns"]]
+    assert after.pop("keyframes") == []
+    assert [row[:-4] for row in after.pop("turns")] == [row[:-4] for row in full["turns"]]
     assert after == {name: kept for name, kept in full.items() if name in after}
 
 

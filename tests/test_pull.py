@@ -90,6 +90,9 @@ def test_a_pulled_turn_tells_what_was_published_of_it(publisher: Ledger, other: 
     assert ours.pop("dataset") == {**theirs.pop("dataset"), "uri": "facts.json"}
     assert theirs.pop("published") == []
     ours.pop("published")
+    # Later scores of earlier edits stay with the publisher.
+    assert theirs.pop("retention")["n"] == 1
+    assert ours.pop("retention") is None
     assert ours == theirs
     assert status(other).to_json()["branches"] == {"main": 0, EDITS: 3}
     with pytest.raises(HistoryError, match="the texts of the edits are not here"):

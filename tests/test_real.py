@@ -56,12 +56,14 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a ledger of five turns of twenty facts; tests only add rollbacks to it."""
     folder = tmp_path_factory.mktemp("real")
     run(folder, "init", "--model", str(MODEL.resolve()))
-    run(folder, "add-edits", str(FACTS), "--limit", "100", "--turn-size", "20", "--no-evaluate")
+    # Ten times faster than bfloat16 on processors without units for it; digests are the same kind.
+    edits = ("--limit", "100", "--turn-size", "20", "--no-evaluate", "--dtype", "float32")
+    run(folder, "add-edits", str(FACTS), *edits)
     return folder
 
 
 def test_edits_take_and_are_scored_beside_the_base(edited: Path) -> None:
-    scores = run_json(edited, "evaluate", "--at", str(TURNS))
+    scores = run_json(edited, "evaluate", "--at", str(TURNS), "--dtype", "float32")
     assert (scores["turn"], scores["n"]) == (TURNS, 100)
     assert scores["base"]["edit_success"] < 0.3 < 0.55 < scores["state"]["edit_success"]
     assert scores["base"]["generalization"] + 0.1 < scores["state"]["generalization"]

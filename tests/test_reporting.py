@@ -20,17 +20,18 @@ from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
 TURN = {
     *("turn", "branch", "kind", "method", "state", "undoes", "replaces", "edits", "skipped"),
     *("message", "patch", "hash", "parent", "created_at", "seconds", "scores"),
-    "published",
+    *("published", "refs", "tags", "copied_from", "retention"),
 }
 DETAILS = TURN | {
     *("hyperparameters", "seed", "author", "dataset", "rows", "skipped_rows", "editor_state"),
     *("figures", "tensors", "environment", "peak_memory", "notes", "undone_by", "edit_list"),
 }
 STATUS = {
-    *("ledger", "database", "schema", "store", "store_bytes", "model", "revision"),
+    *("ledger", "database", "schema", "store", "store_bytes", "keyframe_bytes"),
+    *("model", "revision"),
     *("architecture", "fingerprint", "branch", "turn", "hash", "turns", "edits_in_force"),
     *("edits_recorded", "skipped", "in_force", "scores"),
-    *("branches", "publications"),
+    *("branches", "publications", "refs", "tags"),
 }
 
 
@@ -94,6 +95,7 @@ def test_show_lists_every_edit_with_its_outcome_and_every_skipped_row(ledger: Le
     assert [edit["row"] for edit in details["edit_list"]] == [0, 1, 3]
     assert set(details["edit_list"][0]) == {
         *("row", "prompt", "target", "subject", "old_target", "digest", "base", "state"),
+        *("relation", "overrides", "overridden_by"),
     }
     assert set(details["edit_list"][0]["state"]) == {*METRICS, "locality_tokens"}
     assert details["skipped_rows"] == [{"row": 2, "reason": "empty target"}]
@@ -107,9 +109,11 @@ def test_show_lists_every_edit_with_its_outcome_and_every_skipped_row(ledger: Le
 
 
 def test_show_of_a_turn_that_does_not_exist_is_an_error(ledger: Ledger) -> None:
-    for number in (-1, 0, 4):
+    for number in (-1, 4):
         with pytest.raises(HistoryError, match=f"no turn {number}: the turns are 1 to 3"):
             show(ledger, number)
+    with pytest.raises(HistoryError, match="turn 0 is the base"):
+        show(ledger, 0)
 
 
 def test_edits_without_scores_are_shown_without(ledger: Ledger, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import select, update
 
 from ledger import database
 from ledger.applying import apply_to_folder
-from ledger.orm import BlobRow, TurnRow
+from ledger.orm import BlobRow, KeyframeRow, TurnRow
 from ledger.reporting import log
 from ledger.rolling_back import rollback_turn
 from ledger.verifying import Verified, problems_text, verify
@@ -122,6 +123,58 @@ def test_a_damaged_file_in_the_store_is_found_and_named_with_its_turn(
     assert problem.subject == f"{kind} {digests[1][:12]}… of turn 2"
     assert ("missing" if damage == "missing" else "damaged") in problem.what
     assert str(path) in problem.what
+
+
+def give_up(ledger: Ledger, digest: str) -> None:
+    with database.writing(ledger.engine) as session:
+        mine = BlobRow.digest == digest
+        session.execute(update(BlobRow).where(mine).values(pruned_at=datetime.now(UTC)))
+
+
+def test_a_file_that_was_given_up_may_be_missing_but_not_damaged(copied: Ledger) -> None:
+    # Turn 1 is rolled back: no state needs its patch.
+    digest = log(copied)[0].row.patch_digest
+    assert digest is not None
+    path = copied.store.path(digest)
+    give_up(copied, digest)
+    result = verify(copied)
+    assert (result.problems, result.notes, result.checked["patches"]) == ([], [], 2)
+    content = path.read_bytes()
+    path.unlink()
+    result = verify(copied)
+    assert result.ok
+    assert (result.checked["patches"], result.checked["pruned patches"]) == (1, 1)
+    [note] = result.notes
+    assert note.subject == "turn 1"
+    assert "given up" in note.what
+    path.write_bytes(content[:-1])
+    assert f"patch {digest[:12]}… of turn 1: the file is damaged" in found(copied)
+
+
+def keep_frame(ledger: Ledger, key: str, content: bytes) -> Path:
+    digest = ledger.store.put(content)
+    with database.writing(ledger.engine) as session:
+        session.add(
+            KeyframeRow(
+                key=key,
+                kind="weights",
+                digest=digest,
+                bytes=len(content),
+                created_at=datetime.now(UTC),
+            )
+        )
+    return ledger.store.path(digest)
+
+
+def test_a_keyframe_may_be_missing_but_not_damaged(copied: Ledger) -> None:
+    whole, lost = keep_frame(copied, "1" * 64, b"one"), keep_frame(copied, "2" * 64, b"two")
+    lost.unlink()
+    result = verify(copied)
+    assert (result.problems, result.checked["keyframes"]) == ([], 1)
+    whole.write_bytes(b"other")
+    [problem] = verify(copied).problems
+    assert problem.subject == f"damaged keyframe {whole.stem[:12]}…"
+    assert "remove it with: ledger gc" in problem.what
 
 
 def test_a_flipped_bit_in_the_base_is_found_and_the_tensor_named(copied: Ledger) -> None:

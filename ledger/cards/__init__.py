@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ledger.cards.subject import SLUG, Published, Subject, read_subject
 from ledger.cards.text import METRICS, body
-from ledger.history import Turn
+from ledger.turn import Turn
 from ledger.wording import counted, is_number
 from ledger.workspace import Ledger
 

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from ledger import database, history
 from ledger.cards.markdown import MOST
 from ledger.datasets import HUB
-from ledger.history import Turn
 from ledger.orm import EditRow, EvaluationRow, TurnRow
 from ledger.sources import HUB_PREFIX, parse_address
+from ledger.turn import Turn
 from ledger.workspace import Base, Ledger
 from patches.errors import DatasetError, SettingError
 

@@ -17,7 +17,8 @@ from ledger.cards.markdown import (
 )
 from ledger.cards.subject import Source, Subject
 from ledger.cards.use import limits, loading, verifying
-from ledger.history import CHANGING, Turn
+from ledger.history import CHANGING
+from ledger.turn import Turn
 from ledger.wording import NOTHING, counted, is_number, score, turn_numbers
 
 METRICS = {

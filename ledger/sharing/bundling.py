@@ -9,10 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger import chain, database, history
-from ledger.history import Turn
-from ledger.orm import DatasetRow, EvaluationRow, OutcomeRow, SkippedRow
+from ledger.orm import DatasetRow, EditRow, EvaluationRow, OutcomeRow, SkippedRow
+from ledger.pruned import opened
 from ledger.sharing.manifest import EDITS, MANIFEST, Manifest, PublishedTurn, file_entry
 from ledger.sources import HUB_PREFIX
+from ledger.turn import Turn
 from ledger.workspace import Ledger
 
 Files = dict[str, Path | bytes]
@@ -30,7 +31,7 @@ def bundle(
     """The files of a published history that ends with the last of `turns`.
 
     base: uri and revision to publish of the base. provenance: the content of ``ledger.json``.
-    StoreError if a patch or editor state is missing or damaged.
+    StoreError if a patch or editor state is missing, be it that it was pruned, or damaged.
     """
     with database.reading(ledger.engine) as session:
         published = [_turn(session, ledger, turn, include_edits) for turn in turns]
@@ -42,7 +43,7 @@ def bundle(
         entries[EDITS] = file_entry(lines)
     for turn in published:
         for name, digest in turn.blobs().items():
-            path = ledger.store.open(digest)
+            path = opened(ledger, digest)
             files[name] = path
             entries[name] = {"sha256": digest, "bytes": path.stat().st_size}
     manifest = Manifest(
@@ -118,19 +119,20 @@ def _evaluation(session: Session, row: EvaluationRow | None) -> dict[str, Any]:
 def _edit_lines(session: Session, turns: Sequence[Turn]) -> bytes:
     """The facts, one a line: turn, row, and the texts as they are hashed."""
     numbers = {turn.row.id: turn.number for turn in turns}
-    lines = [
-        json.dumps(
-            {
-                "turn": numbers[row.turn_id],
-                "row": row.row,
-                "prompt": row.prompt,
-                "target": row.target,
-                "subject": row.subject,
-                "old_target": row.old_target,
-                "probes": json.loads(row.probes),
-            },
-            ensure_ascii=False,
-        )
-        for row in history.edit_rows(session, list(numbers))
-    ]
+    rows = history.edit_rows(session, list(numbers))
+    lines = [json.dumps(_told(row, numbers[row.turn_id]), ensure_ascii=False) for row in rows]
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _told(row: EditRow, number: int) -> dict[str, Any]:
+    """A fact as it is published; without a relation, as before there were any."""
+    return {
+        "turn": number,
+        "row": row.row,
+        "prompt": row.prompt,
+        "target": row.target,
+        "subject": row.subject,
+        "old_target": row.old_target,
+        **({} if row.relation is None else {"relation": row.relation}),
+        "probes": json.loads(row.probes),
+    }

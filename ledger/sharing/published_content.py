@@ -46,7 +46,7 @@ _CONTENT: Types = {
     "created_at": TEXT,
     "parent": TEXT,
 }
-_ADDED: Types = {"figures": (dict,), "replaces": (list,)}
+_ADDED: Types = {"figures": (dict,), "replaces": (list,), "copied_from": TEXT}
 _DATASET: Types = {
     "uri": TEXT,
     "revision": MAYBE_TEXT,
@@ -97,8 +97,8 @@ def check_content(value: object, where: str) -> None:
     content = fields(value, _CONTENT, where, _ADDED)
     if content["kind"] not in KINDS:
         raise ManifestError(f"{where}: of the unknown kind {content['kind']!r}; update edit-ledger")
-    for name in ("patch", "editor_state"):
-        if content[name] is not None and not DIGEST.fullmatch(content[name]):
+    for name in ("patch", "editor_state", "copied_from"):
+        if content.get(name) is not None and not DIGEST.fullmatch(content[name]):
             raise ManifestError(f"{where}: {name} is no SHA-256")
     needs_patch = content["kind"] != "rollback"
     if needs_patch != (content["patch"] is not None) or needs_patch != bool(content["method"]):

@@ -16,6 +16,7 @@ _TEXTS = {
     "target": (str,),
     "subject": (str, type(None)),
     "old_target": (str, type(None)),
+    "relation": (str, type(None)),
     "probes": (dict,),
 }
 
@@ -49,7 +50,7 @@ def read_published_edits(
 
 def _parse(line: str, where: str) -> tuple[int, RecordedEdit]:
     try:
-        value = json.loads(line)
+        value = {"relation": None, **json.loads(line)}
         turn, row = value["turn"], value["row"]
         if type(turn) is not int or type(row) not in (int, type(None)):
             raise TypeError("turn and row must be numbers")

@@ -23,6 +23,8 @@ from ledger.orm import PublicationRow, TurnRow
 from ledger.progress import Progress, silent
 from ledger.sharing.signing import SIGNATURE, require_signing_library, signer
 from ledger.sharing.staging import CARD, Push, staged
+from ledger.turn import Turn
+from ledger.turn import turns as turns_of
 from ledger.workspace import MAIN, Ledger
 from patches.checkpoint_writer import PROVENANCE_FILE
 from patches.errors import DatabaseError, HubError
@@ -105,8 +107,12 @@ def prepared_push(ledger: Ledger, push: Push, *, progress: Progress = silent) ->
     name, revision = split_revision(push.repo)
     repo, revision = check_repo(name), revision or ledger.branch
     with database.reading(ledger.engine) as session:
-        turns = history.turns(session, ledger.branch)
-    turn = history.find_turn(turns, len(turns) if push.at is None else push.at)
+        turns = turns_of(session, ledger.branch)
+        line = [turn.step for turn in turns]
+        at = len(turns)
+        if push.at is not None:
+            at = history.number_on(session, ledger.branch, line, push.at)
+    turn = history.find_turn(turns, at)
     tag = push.tag or _default_tag(ledger, turn.number)
     hub = Hub()
     remote = hub.look(repo, revision)
@@ -262,7 +268,7 @@ def _earlier(
     repo: str,
     remote: Remote,
     push: Push,
-    turns: Sequence[history.Turn],
+    turns: Sequence[Turn],
     at: int,
     folder: Path,
 ) -> _Earlier:

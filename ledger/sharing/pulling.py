@@ -15,17 +15,21 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import database, history
+from ledger import database
+from ledger.history import active_turns
 from ledger.hub import check_repo
 from ledger.initialising import init
 from ledger.orm import RefRow, TurnRow
 from ledger.progress import Progress, silent
+from ledger.pruned import all_given_up
 from ledger.recording import Blob
+from ledger.refs import check_name
 from ledger.sharing.manifest import EDITS, Manifest, PublishedTurn
 from ledger.sharing.published_edits import read_published_edits
 from ledger.sharing.published_source import INCOMING, PublishedSource
 from ledger.sharing.receiving import Received, receive
 from ledger.sharing.signing import require_signing_library
+from ledger.turn import turns as turns_of
 from ledger.workspace import CONFIG, FOLDER, MAIN, Ledger
 from patches.errors import HistoryError, ManifestError
 from patches.patch import PatchFile, read_state
@@ -37,7 +41,8 @@ class Pulled:
 
     completed: edits of other turns whose texts came now. withheld: of the new ones, without texts.
 
-    bytes: of the new turns' patches and editor states.
+    bytes: of the patches and editor states that came: those of the new turns, and any that had been
+    pruned here and are needed again.
     """
 
     source: str
@@ -69,7 +74,8 @@ def pull(
     branch: a new one, or one that what is published goes on from; default, the repository's name.
     key: a public key; what is published must be signed with its other half. ManifestError if it is
     damaged, altered or for another base, HistoryError if the branch has turns that are not part of
-    it, HubError if it cannot be had; nothing is recorded then, and what was fetched is kept.
+    it, SettingError if a branch cannot be called so, HubError if it cannot be had; nothing is
+    recorded then, and what was fetched is kept.
     """
     if key is not None:
         require_signing_library()
@@ -77,10 +83,11 @@ def pull(
     manifest = opened.manifest()
     _check_base(ledger, manifest, opened.where)
     name = branch or opened.name
+    check_name(name)
     found = _compare(ledger, manifest, name)
     if key is not None:
         opened.check_signature(manifest, key)
-    blobs = _fetch(ledger, opened, found.new, progress)
+    blobs = _fetch(ledger, opened, [*found.new, *found.given_up], progress)
     edits = _edits(opened, manifest)
     received = Received(blobs=blobs, edits=edits, head=found.head, moves=not found.is_ahead)
     completed = receive(ledger, manifest, found.new, name, received)
@@ -161,10 +168,12 @@ def _check_base(ledger: Ledger, manifest: Manifest, where: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """A published history beside a branch. new: turns that this ledger lacks. head: row id of the
+    """A published history beside a branch. new: turns that this ledger lacks. given_up: turns whose
+    files were pruned here, though the state that is published needs them. head: row id of the
     branch's last turn. is_ahead: the branch has all of them, and perhaps more."""
 
     new: Sequence[PublishedTurn]
+    given_up: Sequence[PublishedTurn]
     head: int | None
     is_ahead: bool
 
@@ -176,11 +185,12 @@ def _compare(ledger: Ledger, manifest: Manifest, branch: str) -> _Compared:
         ref = session.get(RefRow, branch)
         if ref is not None and ref.kind != "branch":
             raise HistoryError(f"{branch} is a tag; choose another name with --branch")
-        turns = [] if ref is None else history.turns(session, branch)
+        turns = [] if ref is None else turns_of(session, branch)
         known = set(session.scalars(select(TurnRow.hash).where(TurnRow.hash.in_(hashes))))
         _check_places(session, ledger, manifest)
         ours = [turn.row.hash for turn in turns]
         head = turns[-1].row.id if turns else None
+        pruned = all_given_up(session)
     is_ahead = manifest.head in ours
     if ours and not is_ahead and ours[-1] not in hashes:
         raise HistoryError(
@@ -188,7 +198,24 @@ def _compare(ledger: Ledger, manifest: Manifest, branch: str) -> _Compared:
             f"{1 + sum(mine in hashes for mine in ours)} on; pull into another: --branch NAME"
         )
     new = [turn for turn in manifest.turns if turn.hash not in known]
-    return _Compared(new=new, head=head, is_ahead=is_ahead)
+    given_up = [
+        turn
+        for turn in _in_use(manifest)
+        if not is_ahead and turn.hash in known and pruned & {*turn.blobs().values()}
+    ]
+    return _Compared(new=new, given_up=given_up, head=head, is_ahead=is_ahead)
+
+
+def _in_use(manifest: Manifest) -> list[PublishedTurn]:
+    """The turns that the published state is made from."""
+    active = active_turns({turn.number: turn.content["undoes"] for turn in manifest.turns})
+    replaced = {
+        number
+        for turn in manifest.turns
+        if turn.number in active
+        for number in turn.content.get("replaces", [])
+    }
+    return [turn for turn in manifest.turns if turn.number in active - replaced]
 
 
 def _check_places(session: Session, ledger: Ledger, manifest: Manifest) -> None:

@@ -9,10 +9,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from ledger import chain, database
+from ledger.branching import check_room
 from ledger.datasets import Dataset
 from ledger.orm import (
     PULL,
-    BlobRow,
     RefMoveRow,
     RefRow,
     ReplacementRow,
@@ -20,7 +20,15 @@ from ledger.orm import (
     TurnRow,
     UndoRow,
 )
-from ledger.recording import Blob, NewEvaluation, dataset_row, insert_edits, record_evaluation
+from ledger.pruned import is_recorded, use_again
+from ledger.recording import (
+    Blob,
+    NewEvaluation,
+    blob_row,
+    dataset_row,
+    insert_edits,
+    record_evaluation,
+)
 from ledger.sharing.manifest import Manifest, PublishedTurn
 from ledger.workspace import Ledger
 from patches.errors import HistoryError, ManifestError
@@ -52,7 +60,10 @@ def receive(
     """
     with database.writing(ledger.engine) as session:
         now = datetime.now(UTC)
+        use_again(session, ledger, list(what.blobs))
         ref = _branch(session, branch, what.head)
+        if what.moves:
+            check_room(session, ledger, branch, manifest.turns[-1].number)
         known = select(TurnRow.hash, TurnRow.id).where(
             TurnRow.hash.in_([turn.hash for turn in manifest.turns])
         )
@@ -99,13 +110,8 @@ def _record(
         if dataset.identity != content["dataset"]:
             raise ManifestError(f"turn {turn.number}: its dataset is not the one that was recorded")
     for kind, digest in (("patch", content["patch"]), ("editor-state", content["editor_state"])):
-        if digest is not None and session.get(BlobRow, digest) is None:
-            blob = what.blobs[digest]
-            session.add(
-                BlobRow(
-                    digest=digest, kind=kind, bytes=blob.bytes, changes=blob.changes, created_at=now
-                )
-            )
+        if digest is not None and not is_recorded(session, ledger, digest):
+            session.add(blob_row(kind, what.blobs[digest], now))
     edits = what.edits.get(turn.number)
     row = TurnRow(
         **{name: content[name] for name in _SAME},
@@ -121,6 +127,7 @@ def _record(
         created_at=datetime.fromisoformat(content["created_at"]),
         hash=turn.hash,
         figures=content.get("figures", {}),
+        copied_from=content.get("copied_from"),
         origin=turn.origin,
     )
     row.withheld = _withheld(row, turn, edits)

@@ -11,12 +11,13 @@ from typing import Any
 from ledger.applying import apply_to_folder, choose_state, provenance
 from ledger.cards import Published, card
 from ledger.cards.subject import FORMS
-from ledger.history import Turn
 from ledger.hub import check_repo
 from ledger.models import split_revision
 from ledger.progress import Progress
+from ledger.refs import Rev
 from ledger.sharing.bundling import Files, bundle
 from ledger.sharing.signing import SIGNATURE, sign
+from ledger.turn import Turn
 from ledger.workspace import Ledger
 from patches.checkpoint_writer import PROVENANCE_FILE
 from patches.errors import SettingError
@@ -36,7 +37,7 @@ class Push:
 
     repo: str
     form: str = "model"
-    at: int | None = None
+    at: Rev | None = None
     tag: str | None = None
     private: bool = False
     message: str = ""

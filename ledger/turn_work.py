@@ -1,0 +1,261 @@
+"""The work of one turn of edits: solved, stored, applied, scored and recorded as a whole."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ledger import environment, history, keyframes
+from ledger.adding import Added
+from ledger.conflicts import OVERRIDE, Standing, conflict_notes
+from ledger.datasets import Dataset
+from ledger.evaluating import measure
+from ledger.history import Step
+from ledger.models import load_tokenizer
+from ledger.other_branches import OtherBranches
+from ledger.progress import Progress
+from ledger.recording import Blob, NewEvaluation, NewTurn, record_turn
+from ledger.retaining import EarlierEdits, Kept
+from ledger.selection import Batch
+from ledger.states import live_state
+from ledger.workspace import Ledger
+from patches.editors import EDITORS, Editor, Facts, Result
+from patches.errors import EditingError, EditLedgerError, HistoryError
+from patches.patch import PatchFile, PatchHeader, describe, encode_patch, encode_state
+from patches.tokens import context_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one turn is to be: its edits, and what they are solved with.
+
+    source: where the edits come from, for people. copied_from: hash of the turn that is edited
+    again. retention: earlier edits to score.
+    """
+
+    batch: Batch
+    source: str
+    dataset: Dataset | None
+    hyperparameters: Mapping[str, Any]
+    seed: int
+    message: str
+    notes: Sequence[str] = ()
+    evaluate: bool = True
+    retention: int = 0
+    on_conflict: str = OVERRIDE
+    copied_from: str | None = None
+
+
+class Head:
+    """The head of a branch, to which turns of edits are added: its state as a live model, and what
+    is in force. Adding a turn costs the same however many came before."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        turns: Sequence[Step],
+        *,
+        device: str,
+        dtype: str | None,
+        progress: Progress,
+    ) -> None:
+        """turns: those of the branch at hand."""
+        in_force = history.edits_in_force(turns)
+        used = history.patches_in_force(turns)
+        self.ledger = ledger
+        self.progress = progress
+        self.live = live_state(ledger, turns, device=device, dtype=dtype, progress=progress)
+        self.tokenizer = load_tokenizer(ledger.checkpoint.folder)
+        self.longest = context_length(self.live.model.config)
+        self.standing = Standing(ledger, in_force)
+        self.number = len(turns) + 1
+        self._parent = turns[-1].id if turns else None
+        self._parent_patch = used[-1].patch_digest if used else None
+        self._row = keyframes.Growing(ledger, used)
+        self._earlier = EarlierEdits(ledger, in_force, self.standing)
+        self._others = OtherBranches(ledger, turns)
+        self._states = [
+            (step.method, step.editor_state_digest) for step in in_force if step.editor_state_digest
+        ]
+
+    def editor(self, method: str, hyperparameters: Mapping[str, Any], *, seed: int) -> Editor:
+        """An editor that goes on from the editor states in force."""
+        if method not in EDITORS:
+            raise HistoryError(
+                f"this program has no editing method {method}, only {', '.join(EDITORS)}; "
+                "update edit-ledger"
+            )
+        kind = EDITORS[method]
+        digests = [digest for other, digest in self._states if other == method]
+        states = keyframes.folded_states(self.ledger, kind, digests)
+        return kind.start(self.live, self.tokenizer, hyperparameters, states, seed=seed)
+
+    def add(self, editor: Editor, work: Work) -> Added:
+        """Make one turn of the work, and move on to it.
+
+        EditingError and others say which rows it was: then nothing of it was recorded, but the live
+        model may have moved on.
+        """
+        started = time.perf_counter()
+        environment.start_peak_memory(self.live.device)
+        result = self._solve(editor, work)
+        seconds = dict(result.seconds)
+        stored = time.perf_counter()
+        made = self._store(editor.method, result, work)
+        seconds["store"] = time.perf_counter() - stored
+        applied = time.perf_counter()
+        tensors = self._apply(made.patch, work)
+        seconds["apply"] = time.perf_counter() - applied
+        scores = self._measure(work)
+        seconds["evaluate"] = 0.0 if scores is None else scores.seconds
+        kept = self._score_earlier(work)
+        if kept is not None:
+            seconds["retention"] = kept.scores.seconds
+        seconds["total"] = time.perf_counter() - started
+        recorded = self._record(made, work, tensors, seconds, scores, kept)
+        editor.accept(result)
+        added = self._added(made, work, seconds, scores, kept)
+        self._move_on(recorded, made, work)
+        return added
+
+    def _solve(self, editor: Editor, work: Work) -> Result:
+        batch = work.batch
+        try:
+            return editor.edit(
+                Facts(edits=[one.edit for one in batch.edits], encoded=batch.encoded),
+                progress=lambda done: self.progress("edit", done, len(batch.edits)),
+            )
+        except EditLedgerError as error:
+            raise type(error)(
+                f"{self._where(work)}: {error}. Nothing of it was recorded"
+            ) from error
+
+    def _where(self, work: Work) -> str:
+        first, last = work.batch.edits[0].row, work.batch.edits[-1].row
+        rows = "" if first is None or last is None else f"rows {first} to {last} of "
+        return f"turn {self.number} ({rows}{work.source})"
+
+    def _store(self, method: str, result: Result, work: Work) -> "_Made":
+        header = PatchHeader(
+            base=self.ledger.base.fingerprint,
+            method=method,
+            hyperparameters=work.hyperparameters,
+            turn=self.number,
+            parent=self._parent_patch,
+        )
+        data = encode_patch(header, result.changes)
+        changes = {name: describe(change).to_json() for name, change in result.changes.items()}
+        patch = Blob(digest=self.ledger.store.put(data), bytes=len(data), changes=changes)
+        state = None
+        if result.state:
+            data = encode_state(method, result.state)
+            state = Blob(digest=self.ledger.store.put(data), bytes=len(data))
+        return _Made(method=method, result=result, patch=patch, state=state)
+
+    def _apply(self, patch: Blob, work: Work) -> dict[str, str]:
+        """Bring the live model on by the patch; the digests of its tensors."""
+        self.live.advance(PatchFile(self.ledger.store.path(patch.digest)))
+        broken = self.live.not_finite()
+        if broken:
+            raise EditingError(
+                f"{self._where(work)}: tensor {broken[0]} would hold numbers that are not finite; "
+                "lower the rate: --set learning_rate=…. Nothing of it was recorded"
+            )
+        return self.live.digests()
+
+    def _measure(self, work: Work) -> NewEvaluation | None:
+        if not work.evaluate:
+            return None
+        edits = [recorded.edit for recorded in work.batch.edits]
+        return measure(self.live, self.tokenizer, edits, seed=work.seed, progress=self.progress)
+
+    def _score_earlier(self, work: Work) -> Kept | None:
+        sample = self._earlier.draw(
+            work.retention, work.batch.facts, seed=work.seed, number=self.number
+        )
+        if sample is None:
+            return None
+        return sample.score(self.live, self.tokenizer, seed=work.seed, progress=self.progress)
+
+    def _record(
+        self,
+        made: "_Made",
+        work: Work,
+        tensors: dict[str, str],
+        seconds: dict[str, float],
+        scores: NewEvaluation | None,
+        kept: Kept | None,
+    ) -> int:
+        dtype = next(self.live.model.parameters()).dtype
+        return record_turn(
+            self.ledger,
+            NewTurn(
+                parent=self._parent,
+                kind="edit",
+                method=made.method,
+                hyperparameters=dict(work.hyperparameters),
+                seed=work.seed,
+                message=work.message,
+                dataset=work.dataset,
+                edits=work.batch.edits,
+                skipped=work.batch.recorded_skips,
+                patch=made.patch,
+                editor_state=made.state,
+                tensors=tensors,
+                environment=environment.describe(self.live.device, dtype),
+                seconds=seconds,
+                peak_memory=environment.peak_memory(self.live.device),
+                notes=(
+                    *work.notes,
+                    *made.result.notes,
+                    *conflict_notes(work.batch.overrides, work.on_conflict),
+                ),
+                figures=made.result.figures,
+                evaluation=scores,
+                samples=[] if kept is None else [(kept.scores, kept.edits)],
+                copied_from=work.copied_from,
+            ),
+        )
+
+    def _added(
+        self,
+        made: "_Made",
+        work: Work,
+        seconds: dict[str, float],
+        scores: NewEvaluation | None,
+        kept: Kept | None,
+    ) -> Added:
+        return Added(
+            turn=self.number,
+            edits=len(work.batch.edits),
+            skipped=work.batch.skipped,
+            overrides=work.batch.overrides,
+            patch_bytes=made.patch.bytes,
+            seconds=seconds,
+            figures=made.result.figures,
+            notes=[*made.result.notes, *self._others.notes(work.batch.facts)],
+            scores=None if scores is None else {"base": scores.base, "state": scores.state},
+            retention=None if kept is None else kept.retained,
+            copied_from=work.copied_from,
+        )
+
+    def _move_on(self, turn_id: int, made: "_Made", work: Work) -> None:
+        """The turn is recorded: it is part of the line from now on."""
+        self.standing.grow(turn_id, self.number)
+        self._earlier.grow(turn_id, len(work.batch.edits))
+        self._row.grow(made.patch.digest, made.patch.bytes, self.live)
+        if made.state is not None:
+            self._states.append((made.method, made.state.digest))
+        self._parent = turn_id
+        self._parent_patch = made.patch.digest
+        self.number += 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Made:
+    """What a turn came to, its files stored."""
+
+    method: str
+    result: Result
+    patch: Blob
+    state: Blob | None
