@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ledger.models import quieten
-from tests.benchmarks import editing, history, machine, recording, states, wise
+from tests.benchmarks import editing, history, machine, recording, scale, states, wise
 from tests.benchmarks.measurement import Measurement
 
-_NAMES = ("editing", "wise", "recording", "history")
+_NAMES = ("editing", "wise", "recording", "history", "scale")
 _WIDTH = 150
 
 
@@ -31,6 +31,8 @@ def _measure(name: str, model: Path, scratch: Path) -> list[Measurement]:
         return recording.measure(scratch)
     if name == "history":
         return history.measure(scratch)
+    if name == "scale":
+        return scale.measure(scratch)
     if name == "wise":
         return wise.measure(model)
     edited, folder = editing.measure(model, scratch)
