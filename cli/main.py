@@ -57,6 +57,8 @@ class _Commands(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         finally:
+            # Nor will there be any among what is imported now.
+            gc.freeze()
             gc.enable()
         return command
 
