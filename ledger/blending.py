@@ -7,7 +7,7 @@ the blend back leaves the plain sum, with the memories side by side.
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from patches.errors import EditingError
 from patches.live import LiveModel
 from patches.merging import Merge, merged_totals
 from patches.patch import Change, PatchFile, PatchHeader, tensors_changed
-from patches.patch_writer import PatchWriter
+from patches.patch_writer import write_patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +154,14 @@ def _blend_weights(
         turn=len(draft.line) + 1,
         parent=draft.used[-1].patch_digest,
     )
-    with ledger.store.arriving() as path, PatchWriter(ledger.store.folder) as writer:
-        _write(ledger, writer, sides, blending.how, progress)
-        with path.open("wb") as file:
-            writer.write(header, file)
-        size = path.stat().st_size
-        digest = ledger.store.keep(path)
-    described = {name: info.to_json() for name, info in writer.changes.items()}
+    with ledger.store.arriving() as path:
+        infos = write_patch(path, header, _blended(ledger, sides, blending.how, progress))
+        if not infos:
+            raise EditingError(
+                f"{blending.how.method} leaves nothing of what both branches have changed; use "
+                "another --strategy, or a higher --density. Nothing was recorded"
+            )
+        patch = Blob.keep(ledger.store, path, infos)
     new = NewTurn(
         parent=None,
         kind="merge",
@@ -168,7 +169,7 @@ def _blend_weights(
         hyperparameters=settings,
         seed=blending.how.seed,
         message=blending.message,
-        patch=Blob(digest=digest, bytes=size, changes=described),
+        patch=patch,
         environment={"versions": environment.versions(), "device": "cpu"},
         seconds={"total": time.perf_counter() - started},
         peak_memory=environment.peak_memory(torch.device("cpu")),
@@ -176,10 +177,10 @@ def _blend_weights(
     return draft.merge(new, replaces=numbers)
 
 
-def _write(
-    ledger: Ledger, writer: PatchWriter, sides: _Sides, how: Merge, progress: Progress
-) -> None:
-    """Blend tensor by tensor; one is in memory at a time."""
+def _blended(
+    ledger: Ledger, sides: _Sides, how: Merge, progress: Progress
+) -> Iterator[tuple[str, Change]]:
+    """The blend tensor by tensor, each made when asked for."""
     ours, theirs = (
         [open_patch(ledger, step) for step in some] for some in (sides.ours, sides.theirs)
     )
@@ -195,13 +196,8 @@ def _write(
         if values.any():
             sparse = _all_sparse([*ours, *theirs], name)
             delta = Sparse.of(values, values != 0) if sparse else Dense(delta=values)
-            writer.add(name, Change(delta=delta, transposed=transposed))
+            yield name, Change(delta=delta, transposed=transposed)
         progress("blend", done, len(changed))
-    if not writer.changes:
-        raise EditingError(
-            f"{how.method} leaves nothing of what both branches have changed; use another "
-            "--strategy, or a higher --density. Nothing was recorded"
-        )
 
 
 def _all_sparse(patches: Sequence[PatchFile], name: str) -> bool:

@@ -4,13 +4,13 @@ Of each state it counts what holds: an edit in force that no later one overrides
 force in one state are read in full; of the others the edits about the same questions are looked up.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
+from ledger.conflicts import Answers
 from ledger.facts import Fact, facts_about, facts_of, overridden, related
 from ledger.history import Step
 
@@ -91,18 +91,19 @@ def fact_changes(session: Session, a: Side, b: Side) -> tuple[FactChanges, tuple
     only_a, only_b = _only(a, b), _only(b, a)
     in_a, in_b = facts_of(session, only_a), facts_of(session, only_b)
     common = _about(session, _shared(a, b), [*in_a, *in_b])
-    holding_a, holding_b = holding([*in_a, *common]), holding([*in_b, *common])
-    of_a, of_b = _Answers(holding_a), _Answers(holding_b)
+    all_a, all_b = sorted([*in_a, *common]), sorted([*in_b, *common])
+    of_a, of_b = Answers(all_a), Answers(all_b)
+    holding_a, holding_b = _holding(all_a, of_a.over), _holding(all_b, of_b.over)
     added, changed = [], []
     for fact in holding_b:
-        olds = of_a.about(fact)
+        olds = of_a.holding(fact)
         if not olds:
             added.append(FactChange(None, fact))
         elif all(old.target != fact.target for old in olds):
             changed.append(FactChange(max(olds), fact))
     changes = FactChanges(
         added=added,
-        removed=[FactChange(fact, None) for fact in holding_a if not of_b.about(fact)],
+        removed=[FactChange(fact, None) for fact in holding_a if not of_b.holding(fact)],
         overridden=changed,
         only_a=[step.number for step in only_a],
         only_b=[step.number for step in only_b],
@@ -115,40 +116,20 @@ def fact_changes(session: Session, a: Side, b: Side) -> tuple[FactChanges, tuple
 def in_both(session: Session, a: Side, b: Side) -> list[Fact]:
     """The edits that hold in both states; all that hold in the other if one is the base."""
     common = facts_of(session, _shared(a, b))
-    holding_a = holding([*facts_of(session, _only(a, b)), *common])
-    holding_b = holding([*facts_of(session, _only(b, a)), *common])
+    all_a = sorted([*facts_of(session, _only(a, b)), *common])
+    all_b = sorted([*facts_of(session, _only(b, a)), *common])
+    holding_a, holding_b = _holding(all_a, overridden(all_a)), _holding(all_b, overridden(all_b))
     if not (a.steps and b.steps):
         return holding_a or holding_b
     known = {(fact.prompt_key, fact.target) for fact in holding_a}
     return [fact for fact in holding_b if (fact.prompt_key, fact.target) in known]
 
 
-def holding(facts: Iterable[Fact]) -> list[Fact]:
-    """Of these facts, which are in force, those that no other overrides, in order; of repeated ones
-    the latest."""
-    ordered = sorted(facts)
-    gone = overridden(ordered)
-    latest = {(fact.prompt_key, fact.target): fact for fact in ordered if fact.edit_id not in gone}
+def _holding(facts: Sequence[Fact], over: Mapping[int, Fact]) -> list[Fact]:
+    """Of these facts, which are in order, those that no other is over; of repeated ones the
+    latest."""
+    latest = {(fact.prompt_key, fact.target): fact for fact in facts if fact.edit_id not in over}
     return sorted(latest.values())
-
-
-class _Answers:
-    """The facts of a state by what they ask."""
-
-    def __init__(self, facts: Sequence[Fact]) -> None:
-        self._by_prompt: defaultdict[int, list[Fact]] = defaultdict(list)
-        self._by_fact: defaultdict[int, list[Fact]] = defaultdict(list)
-        for fact in facts:
-            self._by_prompt[fact.prompt_key].append(fact)
-            if fact.fact_key is not None:
-                self._by_fact[fact.fact_key].append(fact)
-
-    def about(self, fact: Fact) -> list[Fact]:
-        """Those about the question of `fact`."""
-        same = self._by_prompt.get(fact.prompt_key, [])
-        if fact.fact_key is None:
-            return same
-        return [*same, *self._by_fact.get(fact.fact_key, [])]
 
 
 def _only(one: Side, other: Side) -> list[Step]:

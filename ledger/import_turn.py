@@ -1,25 +1,22 @@
 """An import becomes a turn: its patch is streamed to the store, applied on top, and recorded."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ledger import database, environment, history
 from ledger.progress import Progress
+from ledger.rebuilding import digests_after
 from ledger.recording import Blob, NewTurn, record_turn
 from ledger.states import State, open_state
 from ledger.wording import public_name
 from ledger.workspace import Ledger
-from patches.application import patched_bytes
-from patches.canonical import sha256
-from patches.dtypes import tensor_from_bytes
 from patches.errors import EditingError
 from patches.patch import Change, ChangeInfo, PatchFile, PatchHeader
-from patches.patch_writer import PatchWriter
+from patches.patch_writer import write_patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +100,17 @@ def record_import(
         parent=used[-1].patch_digest if used else None,
     )
     with ledger.store.arriving() as path:
-        infos, errors = _write(ledger, header, changes, path, count, progress)
+        errors: dict[str, float] = {}
+        infos = write_patch(path, header, _taken(changes, errors, count, progress))
         if not infos:
             raise EditingError(
                 f"{what.source} differs from its base in the signs of zeros only, which no sum "
                 "gives: nothing was recorded"
             )
         seconds = {"write": time.perf_counter() - started}
-        ledger.check_base_tensors(sorted(infos))
         tensors = _applied(ledger, before, state, PatchFile(path), what, progress)
-        size = path.stat().st_size
-        digest = ledger.store.keep(path)
-    described = {name: info.to_json() for name, info in infos.items()}
+        blob = Blob.keep(ledger.store, path, infos)
+    errors = dict(sorted(errors.items()))
     notes = [*what.notes, *_other_bits(what, infos, tensors)]
     seconds["total"] = time.perf_counter() - started
     record_turn(
@@ -126,7 +122,7 @@ def record_import(
             hyperparameters=what.hyperparameters,
             seed=0,
             message=what.message,
-            patch=Blob(digest=digest, bytes=size, changes=described),
+            patch=blob,
             tensors={**before, **tensors},
             environment={"versions": environment.versions(), "device": "cpu"},
             seconds=seconds,
@@ -142,31 +138,20 @@ def record_import(
         source=what.source,
         ranks={name: info.rank for name, info in sorted(infos.items())},
         errors=errors,
-        patch_bytes=size,
+        patch_bytes=blob.bytes,
         notes=notes,
         seconds=seconds["total"],
     )
 
 
-def _write(
-    ledger: Ledger,
-    header: PatchHeader,
-    changes: Iterable[Found],
-    path: Path,
-    count: int,
-    progress: Progress,
-) -> tuple[dict[str, ChangeInfo], dict[str, float]]:
-    """Write the patch; what its header says of every tensor, and the errors, sorted by tensor."""
-    errors = {}
-    with PatchWriter(ledger.store.folder) as writer:
-        for done, found in enumerate(changes, start=1):
-            writer.add(found.tensor, found.change)
-            errors[found.tensor] = found.error
-            progress("difference", done, count)
-        if writer.changes:
-            with path.open("wb") as file:
-                writer.write(header, file)
-    return writer.changes, dict(sorted(errors.items()))
+def _taken(
+    changes: Iterable[Found], errors: dict[str, float], count: int, progress: Progress
+) -> Iterator[tuple[str, Change]]:
+    """The changes by tensor; their errors are put into `errors`."""
+    for done, found in enumerate(changes, start=1):
+        errors[found.tensor] = found.error
+        yield found.tensor, found.change
+        progress("difference", done, count)
 
 
 def _applied(
@@ -178,21 +163,10 @@ def _applied(
     progress: Progress,
 ) -> dict[str, str]:
     """SHA-256 of the tensors that the patch changes, as they are with it on top of the state."""
-    builders = patched_bytes(ledger.checkpoint, [*state.patches, patch])
-    digests: dict[str, str] = {}
-    for done, name in enumerate(sorted(patch.changes), start=1):
-        data = builders[name]()
-        digests[name] = sha256(data)
-        stored = ledger.checkpoint.tensors[name]
-        weight = tensor_from_bytes(
-            bytearray(data), dtype=stored.dtype, shape=stored.shape, name=name
-        )
-        if not torch.isfinite(weight).all():
-            raise EditingError(
-                f"{what.source}: tensor {name} would hold numbers that are not finite; nothing was "
-                "recorded"
-            )
-        progress("rebuild", done, len(patch.changes))
+    try:
+        [digests] = digests_after(ledger, state.patches, [patch], progress)
+    except EditingError as error:
+        raise EditingError(f"{what.source}: {error}") from error
     if all(digests[n] == before.get(n, ledger.base.tensors[n][2]) for n in digests):
         raise EditingError(
             f"{what.source}: the change is lost in the rounding of every weight: it changes "

@@ -1,9 +1,9 @@
 """Merge a branch into another: what it has that the other has not, repeated there as turns.
 
 The turns are recorded in one transaction. Where both branches had changed a fact to different
-targets, the one that is to hold is edited once more after it, in a turn of its own: weights of both
-sides are added up, and only so is what the ledger says what the model says. If that is interrupted,
-the next merge goes on with it.
+targets, the one that is to hold is edited once more after it, in a turn of its own, on the model as
+it is then: weights of both sides are added up, and pull it both ways. If that is interrupted, the
+next merge goes on with it.
 """
 
 from collections.abc import Sequence

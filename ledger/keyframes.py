@@ -32,7 +32,7 @@ from patches.editors import Editor
 from patches.errors import DatabaseError, StoreError
 from patches.live import LiveModel
 from patches.patch import Change, PatchFile, PatchHeader, encode_state, read_state, tensors_changed
-from patches.patch_writer import PatchWriter
+from patches.patch_writer import write_patch
 
 Kind = Literal["weights", "statistics"]
 METHOD = "keyframe"
@@ -110,7 +110,9 @@ class Growing:
         key = self._key.add(digest)
         self._patches += 1
         self._bytes += patch_bytes
-        if due(self._patches, self._bytes, frame_bytes(live.shapes())):
+        # Another device may sum to other last bits, which every later state would take over.
+        on_cpu = live.device.type == "cpu"
+        if on_cpu and due(self._patches, self._bytes, frame_bytes(live.shapes())):
             keep_weights(self._ledger, key, live.sums())
             self._patches = self._bytes = 0
 
@@ -138,11 +140,7 @@ def keep_weights(ledger: Ledger, key: str, sums: Iterable[tuple[str, Change]]) -
     )
     try:
         with ledger.store.arriving("a keyframe") as path:
-            with PatchWriter(ledger.store.folder) as writer:
-                for name, change in sums:
-                    writer.add(name, change)
-                with path.open("wb") as file:
-                    writer.write(header, file)
+            write_patch(path, header, sums)
             size = path.stat().st_size
             digest = ledger.store.keep(path)
         _record(ledger, "weights", key, digest, size)

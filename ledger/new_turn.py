@@ -1,11 +1,16 @@
 """What there is to record: a turn with its edits, files and scores, as values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from ledger.datasets import Dataset
+from ledger.store import Store
 from patches.edit import Edit
+
+if TYPE_CHECKING:
+    from patches.patch import ChangeInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,13 @@ class Blob:
     digest: str
     bytes: int
     changes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def keep(cls, store: Store, path: Path, changes: "Mapping[str, ChangeInfo]") -> Self:
+        """Make a finished patch from `Store.arriving` one. changes: what its header says."""
+        size = path.stat().st_size
+        described = {name: info.to_json() for name, info in changes.items()}
+        return cls(digest=store.keep(path), bytes=size, changes=described)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def digests_after(
             if not torch.isfinite(weight).all():
                 raise EditingError(
                     f"tensor {name} would hold numbers that are not finite with the patch of turn "
-                    f"{patch.header.turn} ({patch.path.name[:12]}…) on top; nothing was recorded"
+                    f"{patch.header.turn} on top; nothing was recorded"
                 )
             found[name] = sha256(tensor_bytes(weight))
         progress("rebuild", done, len(names))

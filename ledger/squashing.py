@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +11,14 @@ import torch
 from ledger import database, environment, history
 from ledger.history import Step
 from ledger.progress import Progress, silent
+from ledger.rebuilding import digests_after
 from ledger.recording import Blob, NewTurn, record_turn
 from ledger.refs import Rev
 from ledger.states import open_patch, open_state
 from ledger.workspace import Ledger
-from patches.application import patched_bytes
-from patches.canonical import sha256
-from patches.dtypes import tensor_from_bytes
-from patches.errors import EditingError, HistoryError
-from patches.patch import Change, ChangeInfo, PatchFile, PatchHeader, tensors_changed
-from patches.patch_writer import PatchWriter
+from patches.errors import HistoryError
+from patches.patch import Change, PatchFile, PatchHeader, tensors_changed
+from patches.patch_writer import write_patch
 from patches.squashing import squashed
 
 METHOD = "squash"
@@ -96,15 +93,25 @@ def squash(
         turn=len(turns) + 1,
         parent=used[-1].patch_digest,
     )
-    work = _Work(ledger=ledger, rank=rank, max_error=max_error, progress=progress)
+    patches = [open_patch(ledger, one) for one in chosen]
+    rest = open_state(ledger, turns, [step for step in used if step.id not in {*ids}]).patches
+    errors: dict[str, float] = {}
+    norms: list[float] = []
+
+    def changes() -> Iterator[tuple[str, Change]]:
+        names = sorted(tensors_changed(patches))
+        for done, name in enumerate(names, start=1):
+            change, errors[name] = squashed(patches, name, rank=rank, max_error=max_error)
+            norms.append(_norm(change, errors[name]))
+            yield name, change
+            progress("squash", done, len(names))
+
     with ledger.store.arriving() as path:
-        infos, errors, error = work.write([open_patch(ledger, one) for one in chosen], header, path)
-        rest = [step for step in used if step.id not in {*ids}]
-        tensors = work.digests(open_state(ledger, turns, rest).patches, PatchFile(path))
-        size = path.stat().st_size
-        digest = ledger.store.keep(path)
+        infos = write_patch(path, header, changes())
+        [tensors] = digests_after(ledger, rest, [PatchFile(path)], progress)
+        blob = Blob.keep(ledger.store, path, infos)
+    error = _overall(list(errors.values()), norms)
     seconds = time.perf_counter() - started
-    described = {name: info.to_json() for name, info in infos.items()}
     other = [name for name in sorted(tensors) if tensors[name] != before.get(name)]
     record_turn(
         ledger,
@@ -116,7 +123,7 @@ def squash(
             seed=0,
             message=message or f"squash turns {span[0]} to {span[1]}",
             replaces=ids,
-            patch=Blob(digest=digest, bytes=size, changes=described),
+            patch=blob,
             tensors={**before, **tensors},
             environment={"versions": environment.versions(), "device": "cpu"},
             seconds={"total": seconds},
@@ -134,7 +141,7 @@ def squash(
         error=error,
         other_bytes=other,
         bytes_before=sum(step.patch_bytes for step in chosen),
-        bytes_after=size,
+        bytes_after=blob.bytes,
         seconds=seconds,
     )
 
@@ -168,59 +175,6 @@ def _elsewhere(turns: Sequence[Step], first: int, last: int) -> str:
         if step.in_force and any(first <= number <= last for number in step.replaces):
             return f": turn {step.number} has taken the place of some, squash that one too"
     return ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """What a squash is made with."""
-
-    ledger: Ledger
-    rank: int | None
-    max_error: float | None
-    progress: Progress
-
-    def write(
-        self, patches: Sequence[PatchFile], header: PatchHeader, path: Path
-    ) -> tuple[dict[str, ChangeInfo], dict[str, float], float]:
-        """Write the patch; what its header says of every tensor, the errors, and that of all."""
-        errors: dict[str, float] = {}
-        norms: list[float] = []
-        with PatchWriter(self.ledger.store.folder) as writer:
-            for name, change, error in self._changes(patches):
-                writer.add(name, change)
-                errors[name] = error
-                norms.append(_norm(change, error))
-            with path.open("wb") as file:
-                writer.write(header, file)
-        return writer.changes, errors, _overall(list(errors.values()), norms)
-
-    def digests(self, rest: Sequence[PatchFile], squash: PatchFile) -> dict[str, str]:
-        """SHA-256 of the tensors that the squash changes, with it on top of the other patches."""
-        ledger = self.ledger
-        ledger.check_base_tensors(sorted(squash.changes))
-        builders = patched_bytes(ledger.checkpoint, [*rest, squash])
-        found = {}
-        for done, name in enumerate(sorted(squash.changes), start=1):
-            data = builders[name]()
-            found[name] = sha256(data)
-            stored = ledger.checkpoint.tensors[name]
-            weight = tensor_from_bytes(
-                bytearray(data), dtype=stored.dtype, shape=stored.shape, name=name
-            )
-            if not torch.isfinite(weight).all():
-                raise EditingError(
-                    f"tensor {name} would hold numbers that are not finite; nothing was recorded: "
-                    "allow a smaller error, or a higher rank"
-                )
-            self.progress("rebuild", done, len(squash.changes))
-        return found
-
-    def _changes(self, patches: Sequence[PatchFile]) -> Iterator[tuple[str, Change, float]]:
-        names = sorted(tensors_changed(patches))
-        for done, name in enumerate(names, start=1):
-            change, error = squashed(patches, name, rank=self.rank, max_error=self.max_error)
-            yield name, change, error
-            self.progress("squash", done, len(names))
 
 
 def _norm(change: Change, error: float) -> float:

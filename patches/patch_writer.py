@@ -4,6 +4,7 @@ A canonical file has all descriptions before the first byte of a tensor, so the 
 spool file until the last one has come.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -23,6 +24,19 @@ from patches.patch import (
 )
 
 _PIECE = 1 << 20
+
+
+def write_patch(
+    path: Path, header: PatchHeader, changes: Iterable[tuple[str, Change]]
+) -> dict[str, ChangeInfo]:
+    """Write the patch of `changes`, by tensor, one of which is in memory at a time; what its header
+    says of each."""
+    with PatchWriter(path.parent) as writer:
+        for name, change in changes:
+            writer.add(name, change)
+        with path.open("wb") as file:
+            writer.write(header, file)
+    return writer.changes
 
 
 @dataclass(frozen=True, kw_only=True)
