@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,12 @@ _LIBRARIES = ("edit-ledger", "torch", "transformers", "safetensors", "tokenizers
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that have a part in the result."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Each is parsed from a file, and every turn tells them.
     found = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:

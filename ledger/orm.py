@@ -127,7 +127,8 @@ class BlobRow(Table):
     changes: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
     memories: Mapped[int]
-    pruned_at: Mapped[datetime | None]
+    # Every turn that is recorded asks whether anything was pruned.
+    pruned_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
 class KeyframeRow(Table):

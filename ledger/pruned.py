@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from ledger import database, history
@@ -59,7 +59,7 @@ def use_again(session: Session, ledger: Ledger, digests: Sequence[str]) -> None:
 
     StoreError for the first that is not there any more.
     """
-    if session.scalars(select(BlobRow.digest).where(_GIVEN_UP).limit(1)).first() is None:
+    if not _any(session):
         return
     for some in chunks(digests):
         found = {blob.digest: blob for blob in given_up(session, some)}
@@ -72,9 +72,14 @@ def use_again(session: Session, ledger: Ledger, digests: Sequence[str]) -> None:
 
 def use_state_again(session: Session, ledger: Ledger, turn_id: int | None) -> None:
     """The same with the patches that the state after this turn (row id) is made from."""
-    if session.scalars(select(BlobRow.digest).where(_GIVEN_UP).limit(1)).first() is not None:
+    if _any(session):
         used = history.patches_in_force(history.line_to(session, turn_id))
         use_again(session, ledger, [step.patch_digest for step in used if step.patch_digest])
+
+
+def _any(session: Session) -> bool:
+    """Whether any file was given up; the index tells, however many files there are."""
+    return session.scalar(select(func.max(BlobRow.pruned_at))) is not None
 
 
 def given_up(session: Session, digests: Sequence[str]) -> Iterator[BlobRow]:

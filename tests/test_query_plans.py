@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +172,17 @@ def test_no_question_reads_all_edits_or_turns(ledger: Ledger, name: str) -> None
     for statement in statements:
         found = read_whole(ledger.engine, statement) - READ_WHOLE
         assert not found, f"{found} in {statement[0]}"
+
+
+def test_neither_does_recording_a_turn(database_url: str, tmp_path: Path) -> None:
+    with told_edits.new_ledger(tmp_path, database_url) as made:
+        told_edits.record(made, *TURNS)
+        with watched(made.engine) as statements:
+            told_edits.record(made, [edit("The Tiber lies in", "Africa", "Tiber", "P30")])
+            rollback_turn(made, 1)
+        for statement in statements:
+            found = read_whole(made.engine, statement) - READ_WHOLE
+            assert not found, f"{found} in {statement[0]}"
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def change_blobs() -> None:
     fill(BLOBS, "digest", "changes", "memories", memories)
     with op.batch_alter_table("blobs") as batch:
         batch.alter_column("memories", existing_type=sa.Integer(), nullable=False)
+    op.create_index(op.f("ix_blobs_pruned_at"), "blobs", ["pruned_at"])
 
 
 def change_edits() -> None:
