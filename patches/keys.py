@@ -4,7 +4,9 @@ An edit of a linear module answers to the inputs that are like the keys it was m
 with similar keys are those that can disturb each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ _TOKENS_PER_BATCH = 1024
 
 
 class _ReachedError(Exception):
-    """The run has come to the module, and what comes after it is not wanted."""
+    """The run has come to the modules, and what comes after them is not wanted."""
 
 
 @torch.no_grad()
@@ -41,10 +43,33 @@ def keys(
     assert isinstance(weight, Tensor)
     found = torch.empty((len(asked), weight.shape[0 if is_conv1d(module) else 1]))
     for rows in by_length(asked, _TOKENS_PER_BATCH):
-        inputs = _inputs(model, module_name, module, pad([asked[row] for row in rows]).to(device))
+        batch = pad([asked[row] for row in rows]).to(device)
+        inputs = _inputs(model, {module_name: module}, batch)[module_name]
         last = [len(asked[row].ids) - 1 for row in rows]
         found[rows] = inputs[range(len(rows)), last].float().cpu()
     return found
+
+
+@torch.no_grad()
+def keys_of(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    prompts: Sequence[Encoded],
+    device: torch.device | str,
+    *,
+    everywhere: bool = False,
+) -> dict[str, Tensor]:
+    """The inputs of several modules at the last token of each prompt, or at all tokens: by module
+    (n, d_in), in the model's dtype, prompts by length. What comes after the modules is not run."""
+    found: dict[str, list[Tensor]] = {name: [] for name in modules}
+    for rows in by_length(prompts, _TOKENS_PER_BATCH):
+        batch = pad([Encoded(ids=prompts[row].ids, answer=()) for row in rows]).to(device)
+        at = batch.attention_mask.bool()
+        if not everywhere:
+            at &= at.cumsum(-1) == at.sum(-1, keepdim=True)
+        for name, inputs in _inputs(model, modules, batch).items():
+            found[name].append(inputs[at.to(inputs.device)])
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def nearest(query: Tensor, keys: Tensor, count: int) -> list[tuple[int, float]]:
@@ -58,20 +83,23 @@ def nearest(query: Tensor, keys: Tensor, count: int) -> list[tuple[int, float]]:
     return list(zip(order.tolist(), cosines[order].tolist(), strict=True))
 
 
-def _inputs(model: nn.Module, name: str, module: nn.Module, batch: Batch) -> Tensor:
-    """(b, t, d_in), in the model's dtype; no more of the model is run than it takes."""
-    seen: list[Tensor] = []
+def _inputs(model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
+    """By module (b, t, d_in), in the model's dtype; no more of the model is run than it takes."""
+    seen: dict[str, Tensor] = {}
 
-    def stop(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0])
-        raise _ReachedError
-
-    handle = module.register_forward_pre_hook(stop)
-    try:
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    except _ReachedError:
+    def keep(name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         # Some architectures flatten batch and tokens into one dimension.
-        return seen[0].reshape(*batch.input_ids.shape, -1)
-    finally:
-        handle.remove()
-    raise ModelError(f"module {name} did not run on the prompts: it has no keys")
+        seen[name] = inputs[0].reshape(*batch.input_ids.shape, -1)
+        if len(seen) == len(modules):
+            raise _ReachedError
+
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            handle = module.register_forward_pre_hook(partial(keep, name))
+            hooks.callback(handle.remove)
+        try:
+            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        except _ReachedError:
+            return seen
+    missing = next(name for name in modules if name not in seen)
+    raise ModelError(f"module {missing} did not run on the prompts: it has no keys")

@@ -4,9 +4,10 @@ Only activation gradients are computed: no weight needs a gradient, so the graph
 lowest traced module, and logits are computed at the wanted positions only.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +23,21 @@ class Trace:
     """Of one batch with n traced positions, in row-major order over (sequence, position).
 
     keys: module → its inputs (n, d_in). gradients: module → gradient of the loss with respect to
-    its outputs (n, d_out). Both in the model's dtype. loss: mean cross-entropy over the labels.
+    its outputs (n, d_out). Both in the model's dtype, on the module's own device. sizes: module →
+    ‖output‖ (n,), float32.
+    losses: cross-entropy at every label (nats), float32. loss: their mean. others: module → its
+    inputs at the real tokens that are not traced, if they were asked for.
     """
 
     keys: dict[str, Tensor]
     gradients: dict[str, Tensor]
-    loss: float
+    sizes: dict[str, Tensor]
+    losses: Tensor
+    others: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float:
+        return self.losses.mean().item()
 
 
 @contextmanager
@@ -40,7 +50,9 @@ def logits_only_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
     head = output_head(model)
 
     def select(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0][positions].unsqueeze(0), *inputs[1:])
+        # Of a split model, the head may be on another device than where tokens go in.
+        wanted = positions.to(inputs[0].device)
+        return (inputs[0][wanted].unsqueeze(0), *inputs[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:
@@ -61,29 +73,50 @@ def output_head(model: nn.Module) -> nn.Module:
 
 
 def trace(
-    model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch, *, everywhere: bool = False
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    batch: Batch,
+    *,
+    everywhere: bool = False,
+    summed: bool = False,
+    gradients: bool = True,
+    others: bool = False,
+    run: Callable[[], Any] | None = None,
 ) -> Trace:
     """Keys and output gradients of `modules` on `batch`, for the mean loss over its labels.
 
     everywhere: trace all real tokens instead of the target positions; the output head sees only
-    the latter.
+    the latter. summed: gradients of the sum of the losses, so that no sequence of the batch counts
+    for another's. gradients: whether they are wanted at all. others: keep the keys of the other
+    tokens too. run: in place of a run of the whole model on the batch.
     """
     wanted = batch.labels != IGNORED
     traced = batch.attention_mask.bool() if everywhere else wanted
     keys: dict[str, Tensor] = {}
-    gradients: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    beside: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
     head = output_head(model)
 
     def catch(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # Where its weight is: of a split model, not where tokens go in.
+            here = output.device
+            given = inputs[0].detach().to(here)
             # What reaches the head is at the target positions already.
-            at = traced.new_ones(inputs[0].shape[:-1]) if module is head else traced
-            keys[name] = inputs[0].detach()[at]
+            at = traced.new_ones(given.shape[:-1]) if module is head else traced
+            at = at.to(here)
+            keys[name] = given[at]
+            sizes[name] = output.detach()[at].float().norm(dim=-1)
+            if others and module is not head:
+                beside[name] = given[batch.attention_mask.bool().to(here) & ~at]
+            if not gradients:
+                return
             if not output.requires_grad:
                 output.requires_grad_(True)
 
             def keep(gradient: Tensor) -> None:
-                gradients[name] = gradient[at]
+                found[name] = gradient[at]
 
             output.register_hook(keep)  # type: ignore[no-untyped-call]  # torch's own
 
@@ -91,18 +124,27 @@ def trace(
 
     handles = [module.register_forward_hook(catch(name)) for name, module in modules.items()]
     try:
-        with torch.enable_grad(), without_weight_gradients(model), logits_only_at(model, wanted):
-            logits = model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).logits[0]
-            loss = functional.cross_entropy(logits.float(), batch.labels[wanted])
+        with (
+            torch.set_grad_enabled(gradients),
+            without_weight_gradients(model),
+            logits_only_at(model, wanted),
+        ):
+            logits = (run or partial(_run, model, batch))().logits[0]
+            losses = functional.cross_entropy(
+                logits.float(), batch.labels[wanted], reduction="none"
+            )
+            loss = losses.sum() if summed else losses.mean()
             if loss.requires_grad:
                 torch.autograd.backward(loss)
     finally:
         for handle in handles:
             handle.remove()
-    _check_all_ran(modules, keys, gradients)
-    return Trace(keys=keys, gradients=gradients, loss=loss.item())
+    _check_all_ran(modules, keys, found if gradients else keys)
+    return Trace(keys=keys, gradients=found, sizes=sizes, losses=losses.detach(), others=beside)
+
+
+def _run(model: nn.Module, batch: Batch) -> Any:
+    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
 
 
 @contextmanager

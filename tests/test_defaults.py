@@ -165,7 +165,9 @@ def test_an_untuned_model_gets_late_output_matrices_and_a_note(name: str) -> Non
     assert "nobody has tuned" in default.note
     assert modules[0] in default.note
     assert f"{default.learning_rate:g}" in default.note
-    assert "--set learning_rate" in default.note
+    assert "ledger tune" in default.note
+    assert default.modules_note is not None
+    assert "rate" not in default.modules_note
 
 
 def test_the_rule_s_rate_falls_with_the_width_from_the_one_that_was_tuned() -> None:

@@ -40,14 +40,18 @@ def inner_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {name: found for name, found in editable_modules(model).items() if found is not head}
 
 
-def plain(model: nn.Module, modules: dict[str, nn.Module], batch: Batch) -> Trace:
+def plain(
+    model: nn.Module, modules: dict[str, nn.Module], batch: Batch, *, summed: bool = False
+) -> Trace:
     """Of every position (b, t): a full forward, all logits, a full backward."""
     keys: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
 
     def look(name: str, module: nn.Module) -> list[Any]:
-        def forward(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        def forward(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             keys[name] = inputs[0].detach().clone()
+            sizes[name] = output.detach().norm(dim=-1)
 
         def backward(_module: nn.Module, _inputs: object, outputs: Any) -> None:
             gradients[name] = outputs[0].detach().clone()
@@ -59,23 +63,25 @@ def plain(model: nn.Module, modules: dict[str, nn.Module], batch: Batch) -> Trac
 
     handles = [handle for name, module in modules.items() for handle in look(name, module)]
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    loss = functional.cross_entropy(
-        logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
-    )
-    torch.autograd.backward(loss)
+    wanted = batch.labels != IGNORED
+    losses = functional.cross_entropy(logits[wanted], batch.labels[wanted], reduction="none")
+    torch.autograd.backward(losses.sum() if summed else losses.mean())
     for handle in handles:
         handle.remove()
     model.zero_grad()
-    return Trace(keys=keys, gradients=gradients, loss=loss.item())
+    return Trace(keys=keys, gradients=gradients, sizes=sizes, losses=losses.detach())
 
 
 def check_equal(seen: Trace, expected: Trace, positions: Tensor) -> None:
-    assert seen.loss == pytest.approx(expected.loss, abs=TOLERANCE)
+    torch.testing.assert_close(seen.losses, expected.losses, rtol=TOLERANCE, atol=TOLERANCE)
+    assert seen.loss == pytest.approx(expected.losses.mean().item(), abs=TOLERANCE)
     assert seen.keys.keys() == seen.gradients.keys() == expected.keys.keys()
     for name, keys in seen.keys.items():
         torch.testing.assert_close(
             keys, expected.keys[name][positions], rtol=TOLERANCE, atol=TOLERANCE
         )
+        sizes = expected.sizes[name][positions]
+        torch.testing.assert_close(seen.sizes[name], sizes, rtol=TOLERANCE, atol=TOLERANCE)
         gradients = expected.gradients[name][positions]
         assert gradients.any()
         torch.testing.assert_close(

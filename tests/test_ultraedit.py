@@ -323,11 +323,15 @@ def test_prepare_completes_what_the_user_set(tmp_path: Path) -> None:
     )
     assert own.hyperparameters == {
         "modules": ["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"],
+        "step": "published",
         "learning_rate": 1e-3,
         "ridge": 1.0,
         "batch_size": 4,
         "tokens": "target",
         "variance": "published",
+        "retention": 0.0,
+        "locality": 0.0,
+        "contrast": 0.0,
     }
     assert own.notes == ()
 

@@ -66,11 +66,15 @@ _OUTPUT_MATRICES = ("down_proj", "c_proj", "fc_out", "dense_4h_to_h", "fc2", "w2
 
 @dataclass(frozen=True, kw_only=True)
 class Default:
-    """Modules to edit and the learning rate. note: set where nobody has tuned them."""
+    """Modules to edit and the learning rate of the published step.
+
+    note: set where nobody has tuned them. modules_note: the same of the modules alone.
+    """
 
     modules: tuple[str, ...]
     learning_rate: float
-    note: str | None
+    note: str | None = None
+    modules_note: str | None = None
 
 
 def default_for(model: nn.Module) -> Default:
@@ -84,7 +88,6 @@ def default_for(model: nn.Module) -> Default:
             return Default(
                 modules=tuple(_tuned_modules(model, tuned)),
                 learning_rate=tuned.learning_rate,
-                note=None,
             )
     return _by_rule(model, family, width)
 
@@ -127,14 +130,16 @@ def _by_rule(model: nn.Module, family: str, width: int) -> Default:
     last = output_matrices(model)
     chosen = last[int(_FIRST * len(last)) : max(int(_FIRST * len(last)) + 1, _upper(len(last)))]
     rate = float(f"{_REFERENCE_RATE * (_REFERENCE_WIDTH / width) ** 3:.1e}")
+    untuned = (
+        f"nobody has tuned {family} of width {width}: editing {len(chosen)} of {len(last)} "
+        f"feed-forward output matrices ({chosen[0]} to {chosen[-1]})"
+    )
+    search = "ledger tune --data FILE looks for better ones"
     return Default(
         modules=tuple(chosen),
         learning_rate=rate,
-        note=(
-            f"nobody has tuned {family} of width {width}: editing {len(chosen)} of {len(last)} "
-            f"feed-forward output matrices ({chosen[0]} to {chosen[-1]}) at learning rate "
-            f"{rate:g}. Try a few rates with --set learning_rate=… and layers with --modules"
-        ),
+        note=f"{untuned} at learning rate {rate:g}; {search}",
+        modules_note=f"{untuned}; {search}",
     )
 
 

@@ -16,6 +16,8 @@ Variance = Literal["welford", "published"]
 # Added to the deviation as the published code does, so that a constant feature divides by it.
 _EPSILON = torch.finfo(torch.float32).eps
 
+_PARTS = ("count", "mean", "squares", "excess")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Moments:
@@ -41,7 +43,8 @@ class Moments:
         return cls(count=len(rows), mean=mean, squares=squares, excess=excess)
 
     def merge(self, later: "Moments") -> "Moments":
-        """Moments of this stream followed by `later`."""
+        """Moments of this stream followed by `later`, on its device."""
+        later = later.to(self.mean.device)
         count = self.count + later.count
         step = later.mean - self.mean
         return Moments(
@@ -59,8 +62,9 @@ class Moments:
         return (squares / max(self.count - 1, 1)).sqrt()
 
     def normalise(self, rows: Tensor, variance: Variance) -> Tensor:
-        """(rows − mean) / deviation, float64, for `rows` (n, d)."""
-        return (rows.to(torch.float64) - self.mean) / (self.deviation(variance) + _EPSILON)
+        """(rows − mean) / deviation, float64, for `rows` (n, d), on their device."""
+        here = self.to(rows.device)
+        return (rows.to(torch.float64) - here.mean) / (here.deviation(variance) + _EPSILON)
 
     def to(self, device: torch.device | str) -> "Moments":
         return Moments(
@@ -92,6 +96,11 @@ def to_tensors(statistics: Mapping[str, Moments]) -> dict[str, Tensor]:
         tensors[f"{key}/squares"] = moments.squares
         tensors[f"{key}/excess"] = moments.excess
     return tensors
+
+
+def names(tensors: Mapping[str, object]) -> list[str]:
+    """Those of the tensors in an editor-state file that are moments."""
+    return [name for name in tensors if name.rpartition("/")[2] in _PARTS]
 
 
 def from_tensors(tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Statistics:

@@ -159,14 +159,15 @@ class Matrix:
     def activations(self, recorded: Recorded, change: Tensor) -> Tensor:
         """Δact of every sequence (b,). change: A(x) (W′ − W), (b, t, d_out)."""
         each = self.form.distances(recorded.outputs, change)
-        return self.form.pooled(each, recorded.batch.prompts)
+        return self.form.pooled(each, recorded.batch.prompts.to(each.device))
 
     @torch.no_grad()
     def activations_of(self, records: Sequence[Recorded], delta: Tensor) -> list[float]:
         """Δact of every sequence for Δ (d_out, d_in), in their order."""
         each: list[float] = []
         for recorded in records:
-            change = functional.linear(recorded.inputs.to(delta.dtype), delta)
+            here = delta.to(recorded.inputs.device)
+            change = functional.linear(recorded.inputs.to(delta.dtype), here)
             each += self.activations(recorded, change).tolist()
         return each
 
