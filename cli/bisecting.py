@@ -19,6 +19,7 @@ from cli.options import (
     ledger_option,
     opened,
     print_json,
+    workers_option,
 )
 from cli.rendering import echo, plain, print_facts, print_table, short
 from cli.watching import watching
@@ -51,6 +52,7 @@ _STDERR = 2
     help="Where to begin (default: 0, the base).",
 )
 @click.option("--to", "last", type=TURN, metavar="TURN", help="Where to end (default: now).")
+@workers_option
 @device_option
 @dtype_option
 @branch_option
@@ -60,6 +62,7 @@ def bisect(
     prompt: str | None,
     expect: str | None,
     script: str | None,
+    workers: str | None,
     device: str,
     dtype: str | None,
     ledger_dir: Path | None,
@@ -75,13 +78,19 @@ def bisect(
     With --script the states are written as checkpoints whose unchanged files are links to the
     base's: the command must not write into them. What it prints goes to standard error.
 
+    With --workers several states are asked at a time, those that the search may come to next; the
+    turn that is found is the same.
+
     \b
     Example: ledger bisect --prompt "The capital of France is" --expect Paris
+             ledger bisect --prompt "The capital of France is" --expect Paris --workers 4
              ledger bisect --script 'python judge.py "$LEDGER_MODEL"' --from 10 --to 40
     """
     if script is not None:
         if prompt is not None or expect is not None:
             raise click.UsageError("--script takes the place of --prompt and --expect: give one")
+        if workers is not None:
+            raise click.UsageError("--workers is for prompts; a script judges one state at a time")
         _by_script(opened(ledger_dir), script, span, as_json=as_json)
         return
     if prompt is None or expect is None:
@@ -95,6 +104,7 @@ def bisect(
             expect,
             device=device,
             dtype=dtype,
+            workers=workers,
             progress=progress,
             **span,
         )

@@ -1,71 +1,14 @@
-"""`ledger evaluate`, `verify` and `gc`: does the model know it, and is everything as recorded."""
+"""`ledger verify` and `gc`: is everything as recorded, and is there more than is needed?"""
 
 import sys
 from pathlib import Path
 
 import click
 
-from cli.options import (
-    TURN,
-    at_option,
-    branch_option,
-    device_option,
-    dtype_option,
-    json_option,
-    ledger_option,
-    opened,
-    print_json,
-    seed_option,
-)
-from cli.rendering import plain, print_scores, print_table, size
+from cli.options import json_option, ledger_option, opened, print_json
+from cli.rendering import plain, print_table, size
 from cli.watching import watching
 from ledger.wording import counted
-
-
-@click.command(short_help="Score a state beside the un-edited base.")
-@at_option
-@click.option("--turn", type=TURN, help="Only the edits of this turn.")
-@click.option("--edits", "per_edit", is_flag=True, help="With --json: the outcome of every edit.")
-@seed_option
-@device_option
-@dtype_option
-@branch_option
-@ledger_option
-@json_option
-def evaluate(
-    at: int | str | None,
-    turn: int | str | None,
-    per_edit: bool,
-    seed: int,
-    device: str,
-    dtype: str | None,
-    ledger_dir: Path | None,
-    as_json: bool,
-) -> None:
-    """Score a state on the edits in force, beside the un-edited base, and record the scores.
-
-    \b
-    Example: ledger evaluate --at 5
-             ledger evaluate --turn 3 --json
-    """
-    from ledger.evaluating import evaluate as score_state
-
-    with watching(quiet=as_json) as progress:
-        done = score_state(
-            opened(ledger_dir),
-            at=at,
-            turn=turn,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            progress=progress,
-        )
-    if as_json:
-        print_json(done.to_json(per_edit=per_edit))
-        return
-    whose = "the edits in force" if done.scope is None else f"the edits of turn {done.scope}"
-    click.echo(f"the state at turn {done.turn} on {whose}, in {done.seconds:.1f} s")
-    print_scores(done.base, done.state, done.n)
 
 
 @click.command(short_help="Is everything as recorded: history, patches, base, models?")

@@ -1,5 +1,6 @@
 """`ledger add-edits`: record and make edits."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,12 @@ from ledger.wording import counted, score, turn_numbers
 if TYPE_CHECKING:
     from ledger.conflicts import Conflict
     from ledger.editing import Added, AddEdits, Run
+    from ledger.gates import Gate
     from ledger.workspace import Ledger
 
 _SHOWN = 20
+REJECTED = 3
+"""Exit status if a turn failed its gate."""
 
 on_conflict_option = click.option(
     "--on-conflict",
@@ -45,10 +49,25 @@ retention_option = click.option(
 )
 
 
+def _gate(_context: click.Context, _option: click.Parameter, text: str | None) -> "Gate | None":
+    from ledger.gates import Gate
+
+    return None if text is None else Gate.parse(text)
+
+
 def _mapping(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, str]:
     from ledger.datasets import parse_mapping
 
     return parse_mapping(text) if text else {}
+
+
+mapping_option = click.option(
+    "--map",
+    "mapping",
+    metavar="FIELD=COLUMN,…",
+    callback=_mapping,
+    help="Fields of an unknown layout, e.g. prompt=src,target=alt.",
+)
 
 
 @click.command("add-edits", short_help="Edit the model with the facts in a file.")
@@ -73,8 +92,8 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
     multiple=True,
     metavar="KEY=VALUE",
     callback=pairs,
-    help="A hyperparameter, e.g. learning_rate=3e-4, batch_size=10, variance=welford; of wise "
-    "iterations=25, templates=1, mask_ratio=0.2, batch=1; repeatable.",
+    help="A hyperparameter, e.g. retention=0.3, passes=5, or step=published for the method of the "
+    "paper; of wise iterations=25, templates=1, mask_ratio=0.2, batch=1; repeatable.",
 )
 @click.option(
     "--locality",
@@ -83,13 +102,7 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
     help="For wise: sentences, one a line, that must stay outside of the side memory, for rows "
     "without locality prompts of their own.",
 )
-@click.option(
-    "--map",
-    "mapping",
-    metavar="FIELD=COLUMN,…",
-    callback=_mapping,
-    help="Fields of an unknown layout, e.g. prompt=src,target=alt.",
-)
+@mapping_option
 @click.option("--limit", type=int, help="Rows to read at the most.")
 @click.option("--offset", default=0, help="Rows to leave out at the start.")
 @click.option("--licence", help="Licence of the dataset, to be recorded.")
@@ -99,6 +112,13 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option("--no-evaluate", is_flag=True, help="Leave out the scores of each turn (faster).")
 @on_conflict_option
 @retention_option
+@click.option(
+    "--gate",
+    metavar="SCORE>=X,…",
+    callback=_gate,
+    help="What a turn must score to be in force, e.g. 'edit_success>=.6,stability>=.55'; retention "
+    "is the success of the earlier edits scored again. A turn that fails is undone by the next.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the settings of the interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be recorded; change nothing.")
 @message_option
@@ -125,6 +145,12 @@ def add_edits(
 
     A row that answers a question (the same prompt, or subject and relation) otherwise than what is
     in force overrides it, and is listed; see --on-conflict. The newer answer holds.
+
+    What --modules and --set leave open is as ledger settings shows it; ledger tune searches better
+    ones.
+
+    A turn that fails --gate is recorded with its scores, but is not in force; the run goes on, and
+    its exit status is 3. The same command tries its rows again.
 
     \b
     Example: ledger add-edits facts.json --turn-size 100 -m "Corrections of October"
@@ -183,18 +209,26 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
                 print_turn(added)
     if as_json:
         print_json(_run_json(run, done))
-        return
+    else:
+        _print_end(run, done)
+    if any(added.rejected for added in done):
+        sys.exit(REJECTED)
+
+
+def _print_end(run: "Run", done: "Sequence[Added]") -> None:
     print_conflicts([one for added in done for one in added.overrides], "overrides")
     skipped = [skip for added in done for skip in added.skipped]
     print_rows(skipped + run.counts.unrecorded, run.counts.known)
-    edits = sum(added.edits for added in done)
-    if done:
-        made = turn_numbers([added.turn for added in done])
-        click.echo(
-            f"{counted(edits, 'edits')} recorded in {made}; "
-            "write the model with: ledger apply --to DIR"
-        )
-    else:
+    kept = [added for added in done if not added.rejected]
+    if rejected := [added for added in done if added.rejected]:
+        numbers = turn_numbers([added.turn for added in rejected])
+        edits = counted(sum(added.edits for added in rejected), "edits")
+        click.echo(f"{edits} in {numbers} failed the gate: not in force")
+    if kept:
+        made = turn_numbers([added.turn for added in kept])
+        edits = counted(sum(added.edits for added in kept), "edits")
+        click.echo(f"{edits} recorded in {made}; write the model with: ledger apply --to DIR")
+    elif not done:
         click.echo("nothing to record" + (": every edit is in force" if run.counts.known else ""))
 
 
@@ -212,6 +246,11 @@ def _print_start(run: "Run") -> None:
 def print_turn(added: "Added") -> None:
     """A turn that was recorded: one line, and its notes."""
     click.echo(_turn_line(added))
+    if added.gate is not None and added.rejected:
+        click.echo(
+            f"turn {added.turn}: rejected: {'; '.join(added.gate.failed)} "
+            f"(undone by turn {added.turn + 1})"
+        )
     for note in added.notes:
         click.echo(f"note: {plain(note)}")
 

@@ -154,7 +154,7 @@ def _log_row(turn: dict[str, Any], branch: str) -> tuple[str, ...]:
     copied = f"from {turn['copied_from'][:7]}: " if turn["copied_from"] else ""
     return (
         str(turn["turn"]),
-        turn["state"].replace("_", " "),
+        "rejected" if turn["rejected"] else turn["state"].replace("_", " "),
         what,
         str(turn["edits"]) if turn["edits"] else "-",
         score(scores.get("edit_success")),

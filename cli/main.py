@@ -13,6 +13,8 @@ from patches.errors import EditLedgerError, SettingError
 _COMMANDS = {
     "init": ("cli.setting_up", "init"),
     "add-edits": ("cli.editing", "add_edits"),
+    "tune": ("cli.tuning", "tune"),
+    "settings": ("cli.settings", "settings"),
     "log": ("cli.log", "log"),
     "show": ("cli.reading", "show"),
     "status": ("cli.reading", "status"),
@@ -37,7 +39,7 @@ _COMMANDS = {
     "clone": ("cli.sharing", "clone"),
     "import": ("cli.exchange", "import_"),
     "export": ("cli.exchange", "export"),
-    "evaluate": ("cli.checking", "evaluate"),
+    "evaluate": ("cli.evaluating", "evaluate"),
     "verify": ("cli.checking", "verify"),
     "gc": ("cli.checking", "gc"),
     "db": ("cli.setting_up", "db"),
@@ -81,7 +83,7 @@ def commands() -> None:
     Every command finds the ledger in .ledger here or above; --ledger DIR or the environment
     variable LEDGER_DIR names another. Results go to standard output (--json for programs),
     progress and errors to standard error. Exit status: 0 done, 1 an error or a failed
-    verification, 2 wrong usage.
+    verification, 2 wrong usage, 3 a turn that failed its gate.
     """
 
 

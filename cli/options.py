@@ -72,7 +72,16 @@ branch_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 message_option = click.option("-m", "--message", default="", help="Why; kept with the turn.")
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …, or auto."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1 …, auto, or split: over all accelerators, for a model larger than one.",
+)
+workers_option = click.option(
+    "--workers",
+    metavar="N|ray://HOST:PORT",
+    help="Spread the work over N processes here, or over a Ray cluster, where the ledger and the "
+    "model must be found at the same paths (needs edit-ledger[ray]). The results are the same.",
 )
 # What fits into the database, and into the generators of random numbers.
 seed_option = click.option(

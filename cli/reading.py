@@ -52,7 +52,7 @@ def show(turn: int | str, count: int, ledger_dir: Path | None, as_json: bool) ->
 def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     dataset, patch = details["dataset"], details["patch"]
     environment, seconds = details["environment"], details["seconds"]
-    state = details["state"].replace("_", " ")
+    state = "rejected" if details["rejected"] else details["state"].replace("_", " ")
     if details["undone_by"]:
         state += f" by turn {details['undone_by']}"
     facts = [
@@ -85,6 +85,7 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("patch", f"{patch['digest']} ({size(patch['bytes'])}, {tensors})"))
     if details["retention"]:
         facts.append(("retention", _retention(details["retention"])))
+    facts += [(one["suite"], _suite(one)) for one in details["suites"]]
     facts += [(name, _figure(value)) for name, value in details["figures"].items()]
     facts.append(("seconds", _pairs({k: f"{v:.2f}" for k, v in seconds.items()})))
     if details["peak_memory"]:
@@ -109,6 +110,14 @@ def _pairs(values: dict[str, Any]) -> str:
 def _retention(kept: dict[str, Any]) -> str:
     was = "" if kept["then"] is None else f", {score(kept['then'])} when they were made"
     return f"edit success {score(kept['now'])} of {counted(kept['n'], 'earlier edits')}{was}"
+
+
+def _suite(one: dict[str, Any]) -> str:
+    """The main score of a suite, or all where it has none."""
+    every = [key for key in one["state"] if not key.endswith("_stderr")]
+    shown = [one["metric"]] if one["metric"] else every
+    told = [f"{key} {score(one['state'][key])} (base {score(one['base'][key])})" for key in shown]
+    return f"{', '.join(told)}; n = {one['n']:,}"
 
 
 def _figure(value: Any) -> str:

@@ -8,12 +8,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.cells import cell_len, set_cell_size
 
-from ledger.wording import counted, score
+from ledger.wording import NOTHING, counted, is_number, score
+
+if TYPE_CHECKING:
+    from ledger.intervals import Interval
 
 _GAP = "  "
 _NARROWEST = 8
@@ -30,7 +33,14 @@ METRICS = {
     "routed_edits": "edits routed",
     "routed_rephrasings": "rephrasings routed",
     "routed_locality": "locality routed",
+    "answer_match": "answer generated",
+    "rephrasing_match": "rephrasing answered",
+    "kl_divergence": "KL divergence (nats)",
+    "same_top": "same first choice",
 }
+# Where a tenth of a per cent is a lot.
+_FINE = ("kl_divergence",)
+_INTERVAL = "95 % interval"
 # Long lists among hyperparameters; how many there are is enough for people.
 _LISTS = {"contexts": "contexts", "pool": "sentences"}
 
@@ -87,14 +97,44 @@ def echo(line: str) -> None:
     click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
 
 
-def print_scores(base: dict[str, Any], state: dict[str, Any], n: int) -> None:
-    """Scores of the base beside those of the state."""
-    rows = [
-        (label, score(base.get(key)), score(state.get(key)))
-        for key, label in METRICS.items()
-        if state.get(key) is not None
-    ]
-    print_table((f"{n} edits", "base", "edited"), rows, right="base|edited")
+def print_scores(
+    base: dict[str, Any],
+    state: dict[str, Any],
+    n: int,
+    *,
+    of: str = "edits",
+    intervals: "Sequence[Mapping[str, Interval]] | None" = None,
+) -> None:
+    """Scores of the base beside those of the state, on n of something.
+
+    intervals: of the base's and of the state's, to be shown beside them.
+    """
+    names = [*METRICS, *(key for key in state if key not in METRICS)]
+    known = [key for key in names if state.get(key) is not None]
+    columns = [(counted(n, of), list(map(_label, known)))]
+    for place, (heading, scores) in enumerate((("base", base), ("edited", state))):
+        columns.append((heading, [_score(key, scores.get(key)) for key in known]))
+        if intervals is not None:
+            columns.append((_INTERVAL, [_within(key, intervals[place]) for key in known]))
+    headings = [heading for heading, _ in columns]
+    rows = list(zip(*(cells for _, cells in columns), strict=True))
+    print_table(headings, rows, right=f"base|edited|{_INTERVAL}")
+
+
+def _label(metric: str) -> str:
+    """Kinds of probes have whatever names a dataset gives them."""
+    return METRICS.get(metric, metric.replace("_", " "))
+
+
+def _score(metric: str, value: Any) -> str:
+    return f"{value:.3g}" if metric in _FINE and is_number(value) else score(value)
+
+
+def _within(metric: str, intervals: "Mapping[str, Interval]") -> str:
+    found = intervals.get(metric)
+    if found is None:
+        return NOTHING
+    return f"{_score(metric, found.low)} to {_score(metric, found.high)}"
 
 
 def settings(hyperparameters: dict[str, Any]) -> str:

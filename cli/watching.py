@@ -1,5 +1,6 @@
 """Progress on standard error: a bar with rate and time left on a terminal, else nothing."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,12 @@ _WORDS = {
     "edit": "editing",
     "evaluate": "evaluating",
     "evaluate base": "evaluating the base",
-    "evaluate, freely": "generating",
-    "evaluate base, freely": "generating with the base",
+    "generate": "generating",
+    "read text": "reading text",
     "evaluate other": "evaluating the other state",
+    "load tasks": "loading tasks",
+    "run tasks": "running tasks",
+    "run tasks, base": "running tasks with the base",
     "bisect": "bisecting",
     "compare": "comparing weights",
     "ask": "asking states of the model",
@@ -37,7 +41,8 @@ def watching(*, quiet: bool = False) -> Iterator[Progress]:
     """Inside, a progress that shows each phase as a bar of its own while it lasts."""
     from rich.console import Console
 
-    console = Console(stderr=True)
+    # This very stream, also where a library's output is kept from it meanwhile.
+    console = Console(file=sys.stderr)
     if quiet or not console.is_terminal:
         yield silent
         return

@@ -7,6 +7,7 @@ from typing import Any
 
 from ledger.conflicts import OVERRIDE, POLICIES, Conflict
 from ledger.datasets import Dataset
+from ledger.gates import RETENTION, Gate, Verdict
 from ledger.retaining import Retained
 from ledger.selection import Selection
 from ledger.sentences import read_sentences
@@ -25,6 +26,14 @@ def check_conflict_options(on_conflict: str, retention: int | None) -> None:
         raise SettingError(f"--retention counts edits, so give 0 or more, not {retention}")
 
 
+def check_gate(gate: Gate | None, retention: int | None, *, evaluate: bool) -> None:
+    """SettingError if a turn would not have the scores that the gate looks at."""
+    if gate is not None and not evaluate:
+        raise SettingError("--gate looks at the scores of a turn: leave out --no-evaluate")
+    if gate is not None and retention == 0 and RETENTION in gate.metrics:
+        raise SettingError("--gate asks for retention: leave out --retention 0")
+
+
 def sample_size(retention: int | None, turn_size: int, *, evaluate: bool) -> int:
     """How many earlier edits are scored after a turn of `turn_size`, by default one in ten."""
     if retention is not None:
@@ -41,7 +50,8 @@ class AddEdits:
     file of sentences about other things, for methods that keep some prompts apart. resume: go on
     as the last turn from this dataset did. on_conflict: what becomes of a row that answers a
     question otherwise than what holds: override, skip, or abort. retention: earlier edits to score
-    again after each turn, by default one for ten of the turn, none without `evaluate`.
+    again after each turn, by default one for ten of the turn, none without `evaluate`. gate: what
+    a turn must score to be in force.
     """
 
     source: str
@@ -62,6 +72,7 @@ class AddEdits:
     resume: bool = False
     on_conflict: str = OVERRIDE
     retention: int | None = None
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         if self.turn_size is not None and self.turn_size < 1:
@@ -69,6 +80,7 @@ class AddEdits:
         if self.method not in EDITORS:
             raise SettingError(f"--method is one of {', '.join(EDITORS)}, not {self.method!r}")
         check_conflict_options(self.on_conflict, self.retention)
+        check_gate(self.gate, self.retention, evaluate=self.evaluate)
         if self.resume and (self.modules or self.settings or self.locality):
             raise SettingError(
                 "--resume goes on with the settings of the interrupted run: leave out --set, "
@@ -90,7 +102,8 @@ class Added:
     """One turn that was recorded, with its skipped rows and, unless left out, its scores.
 
     overrides: its conflicts with facts that held before. retention: how earlier edits are kept, if
-    a sample was scored. copied_from: hash of the turn that was edited again.
+    a sample was scored. copied_from: hash of the turn that was edited again. gate: what the gate
+    said, if there was one; a turn that failed was undone by the next.
     """
 
     turn: int
@@ -104,6 +117,11 @@ class Added:
     scores: dict[str, Any] | None
     retention: Retained | None
     copied_from: str | None = None
+    gate: Verdict | None = None
+
+    @property
+    def rejected(self) -> bool:
+        return self.gate is not None and not self.gate.passed
 
     def to_json(self) -> dict[str, Any]:
         """A turn in ``ledger add-edits --json``; fields are only ever added."""
@@ -119,6 +137,8 @@ class Added:
             "scores": self.scores,
             "retention": None if self.retention is None else self.retention.to_json(),
             "copied_from": self.copied_from,
+            "gate": None if self.gate is None else self.gate.to_json(),
+            "rejected": self.rejected,
         }
 
 

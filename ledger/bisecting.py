@@ -1,9 +1,11 @@
-"""The turn at which an answer was lost or gained: a binary search over the states of one model.
+"""The turn at which an answer was lost or gained: a binary search over the states of a model.
 
 Every state that is asked is rebuilt exactly, from the base and its patches (or a keyframe), in the
-one model that is loaded.
+one model that is loaded, or in one per worker. Several workers are asked at a time for the states
+that the search may come to next, so that it goes the same way, only faster.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -15,18 +17,18 @@ from ledger import database, history
 from ledger.chain import prompt_key, timestamp
 from ledger.facts import facts_about, in_force_about
 from ledger.history import Step
-from ledger.models import load_model, load_tokenizer
+from ledger.jobs import SizedCrew, crew
 from ledger.neighbours import Neighbours, nearest_edits
 from ledger.progress import Progress, silent
 from ledger.refs import Rev, resolve
-from ledger.states import open_state
 from ledger.wording import counted
 from ledger.workspace import Ledger
-from patches.answers import says
+from patches.answers import Answer, says
 from patches.errors import HistoryError
 from patches.live import LiveModel
 
 Change = Literal["lost", "gained"]
+_PHASE = "bisect"
 _CANDIDATES = 16
 """States inside the range that are asked at the most, where its ends agree."""
 
@@ -115,6 +117,7 @@ def bisect(
     last: Rev | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    workers: str | None = None,
     progress: Progress = silent,
 ) -> Bisected:
     """Find the turn after `first`, up to `last` (default: the head), at which the answer `expect`
@@ -122,11 +125,17 @@ def bisect(
 
     If the ends of the range agree, the turns in it that are about the question are asked, and the
     search goes from one that differs to `last`. HistoryError if none does. A number for `first`
-    counts on the line that leads to `last`.
+    counts on the line that leads to `last`. workers: as `ledger.jobs.crew` takes them; they find
+    the same turn, and ask more states on the way.
     """
     span = open_span(ledger, first, last)
-    asking = _Asking(ledger, span, prompt, expect, device=device, dtype=dtype, progress=progress)
+    with crew(ledger, workers, device=device, dtype=dtype) as them:
+        return _searched(ledger, span, _Asking(them, span, prompt, expect, progress))
+
+
+def _searched(ledger: Ledger, span: Span, asking: "_Asking") -> Bisected:
     start, notes = span.first, []
+    asking.ask((span.first, span.last))
     beginning, end = asking.at(span.first), asking.at(span.last)
     if beginning.matches == end.matches:
         start = _differing(ledger, span, asking)
@@ -134,32 +143,54 @@ def bisect(
             f"turns {span.first} and {span.last} answer the same; turn {start}, which is about "
             f"this question, answers differently: searched from there to turn {span.last}"
         )
-    before, after = narrow(start, span.last, lambda turn: asking.at(turn).matches == end.matches)
+    before, after = narrow(
+        start,
+        span.last,
+        lambda turn: asking.at(turn).matches == end.matches,
+        ahead=asking.ahead,
+    )
     assert after - before == 1
     with database.reading(ledger.engine) as session:
         found = culprit(session, span.steps, after)
     return Bisected(
-        prompt=prompt,
-        expect=expect,
+        prompt=asking.prompt,
+        expect=asking.expect,
         turns=span.last - start,
         change="gained" if end.matches else "lost",
         steps=list(asking.tried.values()),
         before=asking.at(before).answer,
         after=asking.at(after).answer,
         culprit=found,
-        neighbours=asking.neighbours(after),
+        neighbours=nearest_edits(
+            ledger,
+            asking.crew,
+            span.steps,
+            history.find_turn(span.steps, after),
+            asking.prompt,
+        ),
         notes=tuple(notes),
     )
 
 
-def narrow(first: int, last: int, like_last: Callable[[int], bool | None]) -> tuple[int, int]:
+def _not_ahead(_first: int, _last: int) -> None:
+    pass
+
+
+def narrow(
+    first: int,
+    last: int,
+    like_last: Callable[[int], bool | None],
+    *,
+    ahead: Callable[[int, int], None] = _not_ahead,
+) -> tuple[int, int]:
     """The turns a and b around a change, a like `first` and b like `last`.
 
     like_last: whether a state between the two is like the last one; None if that cannot be told,
-    and then b − a may be more than 1.
+    and then b − a may be more than 1. ahead: is told the two before every question.
     """
     untold: list[int] = []
     while (middle := _middle(first, last, untold)) is not None:
+        ahead(first, last)
         verdict = like_last(middle)
         if verdict is None:
             untold.append(middle)
@@ -175,6 +206,20 @@ def _middle(first: int, last: int, untold: Sequence[int]) -> int | None:
     edges = [first, *sorted(turn for turn in untold if first < turn < last), last]
     a, b = max(pairwise(edges), key=lambda edge: edge[1] - edge[0])
     return None if b - a < 2 else (a + b) // 2
+
+
+def upcoming(first: int, last: int, count: int) -> list[int]:
+    """`count` of the states that a binary search between the two may come to, or all: the next one,
+    then the two of which one comes after it, and so on."""
+    found: list[int] = []
+    rows = deque([(first, last)])
+    while rows and len(found) < count:
+        a, b = rows.popleft()
+        if b - a > 1:
+            middle = (a + b) // 2
+            found.append(middle)
+            rows += [(a, middle), (middle, b)]
+    return found
 
 
 def open_span(ledger: Ledger, first: Rev, last: Rev | None) -> Span:
@@ -222,66 +267,74 @@ def culprit(session: Session, steps: Sequence[Step], number: int) -> Culprit:
     )
 
 
-class _Asking:
-    """One loaded model that is brought to the states of a line and asked; each one once.
+@dataclass(frozen=True, kw_only=True)
+class AskJob:
+    """What a state answers to `prompt`, and whether that is `expect`."""
 
-    tried: by turn, in the order of asking.
-    """
+    at: int | None
+    prompt: str
+    expect: str
+    size: int = 1
+
+    def run(self, live: LiveModel, tokenizer: Any) -> Answer:
+        return says(live.model, tokenizer, self.prompt, self.expect, live.device)
+
+
+class _Asking:
+    """The states of a line, asked by a crew; each one once. tried: by turn, in order of asking."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        span: Span,
-        prompt: str,
-        expect: str,
-        *,
-        device: str,
-        dtype: str | None,
-        progress: Progress,
+        self, crew: SizedCrew, span: Span, prompt: str, expect: str, progress: Progress
     ) -> None:
+        self.crew = crew
         self.prompt = prompt
         self.expect = expect
         self.tried: dict[int, Tried] = {}
-        self._ledger = ledger
-        self._span = span
+        self._steps = span.steps
         self._progress = progress
         self._about = 2 + (span.last - span.first - 1).bit_length()
-        progress("load", 0, 1)
-        self._tokenizer = load_tokenizer(ledger.checkpoint.folder)
-        model = load_model(ledger.checkpoint.folder, dtype=dtype, device=device)
-        self._live = LiveModel(model, ledger.checkpoint)
-        progress("load", 1, 1)
 
     def at(self, turn: int) -> Tried:
         """What the state after this turn answers."""
-        if turn not in self.tried:
-            self._set(turn)
-            live = self._live
-            said = says(live.model, self._tokenizer, self.prompt, self.expect, live.device)
-            self.tried[turn] = Tried(turn=turn, matches=said.matches, answer=said.text)
-            done = len(self.tried)
-            self._progress("bisect", done, max(done, self._about))
+        self.ask((turn,))
         return self.tried[turn]
 
-    def neighbours(self, turn: int) -> Neighbours:
-        """The edits of this turn with the keys most like the prompt's, in the state before it."""
-        self._set(turn - 1)
-        step = history.find_turn(self._span.steps, turn)
-        return nearest_edits(
-            self._ledger, self._live, self._tokenizer, self._span.steps, step, self.prompt
-        )
+    def ask(self, turns: Sequence[int]) -> None:
+        """Ask those states that have not been asked, several of them at a time."""
+        new = [turn for turn in turns if turn not in self.tried]
+        jobs = [AskJob(at=self._row(turn), prompt=self.prompt, expect=self.expect) for turn in new]
+        found: dict[int, Answer] = {}
+        for place, said in self.crew.run(jobs, phase=_PHASE, progress=self._but_for_asking):
+            found[place] = said
+            done = len(self.tried) + len(found)
+            self._progress(_PHASE, done, max(done, self._about))
+        for place, turn in enumerate(new):
+            said = found[place]
+            self.tried[turn] = Tried(turn=turn, matches=said.matches, answer=said.text)
 
-    def _set(self, turn: int) -> None:
-        steps = self._span.steps
-        state = open_state(self._ledger, steps, history.patches_in_force(steps, turn))
-        self._live.set_state(state.patches, state.memories)
+    def ahead(self, first: int, last: int) -> None:
+        """Before the state between these two is asked: ask as many as there are workers."""
+        turns = upcoming(first, last, self.crew.size)
+        if turns[0] not in self.tried:
+            self.ask(turns)
+
+    def _row(self, turn: int) -> int | None:
+        return self._steps[turn - 1].id if turn else None
+
+    def _but_for_asking(self, phase: str, done: int, total: int) -> None:
+        """How far the search is, the crew cannot know."""
+        if phase != _PHASE:
+            self._progress(phase, done, total)
 
 
 def _differing(ledger: Ledger, span: Span, asking: _Asking) -> int:
     """A turn inside the span whose state differs from both ends, which agree."""
     end = asking.at(span.last)
     candidates = _about(ledger, span, asking.prompt, asking.expect, likely=not end.matches)
-    for turn in candidates:
+    together = asking.crew.size
+    for place, turn in enumerate(candidates):
+        if place % together == 0:
+            asking.ask(candidates[place : place + together])
         if asking.at(turn).matches != end.matches:
             return turn
     between = counted(len(candidates), "states")

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ledger.orm import EMPTY, DatasetRow, EvaluationRow, PublicationRow, TurnRow
+from ledger.orm import (
+    EMPTY,
+    DatasetRow,
+    EvaluationRow,
+    PublicationRow,
+    SettingsRow,
+    TrialRow,
+    TurnRow,
+)
 from patches.canonical import canonical_json, canonical_row, sha256
 from patches.edit import Edit
 
@@ -173,6 +181,30 @@ def publication_content(publication: PublicationRow, *, turn: str) -> dict[str, 
         "commit": publication.commit,
         "tag": publication.tag,
         "created_at": timestamp(publication.created_at),
+    }
+
+
+def settings_content(settings: SettingsRow, *, base: str) -> dict[str, Any]:
+    """Everything that the hash of chosen settings covers. base: fingerprint."""
+    return {
+        "base": base,
+        "method": settings.method,
+        "values": settings.values,
+        "evidence": settings.evidence,
+        "created_at": timestamp(settings.created_at),
+    }
+
+
+def trial_content(trial: TrialRow) -> dict[str, Any]:
+    """Everything that the hash of a trial covers; its study stands for what it was made on."""
+    return {
+        "study": trial.study,
+        "key": trial.key,
+        "values": trial.values,
+        "result": trial.result,
+        "failure": trial.failure,
+        "seconds": trial.seconds,
+        "created_at": timestamp(trial.created_at),
     }
 
 

@@ -16,7 +16,7 @@ from ledger import full_text
 from ledger.orm import Table
 from patches.errors import DatabaseError
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The newest Alembic revision that this program works with; revisions are numbered upwards."""
 VERSION_TABLE = "ledger_schema"
 _LOCK_TIMEOUT = 30.0

@@ -61,7 +61,7 @@ def diff(
     device: for the weights and the scores. Raises HistoryError if there is no such turn.
     """
     with database.reading(ledger.engine) as session:
-        sides = _side(session, ledger, a), _side(session, ledger, b)
+        sides = side_at(session, ledger, a), side_at(session, ledger, b)
         facts, notes = fact_changes(session, *sides)
     changed = None
     if weights:
@@ -89,7 +89,8 @@ def diff(
     )
 
 
-def _side(session: Session, ledger: Ledger, rev: Rev | None) -> Side:
+def side_at(session: Session, ledger: Ledger, rev: Rev | None) -> Side:
+    """The state after turn `rev`; HistoryError if there is no such turn."""
     steps = history.line(session, ledger.branch, rev)
     return Side(
         steps=steps,

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, aliased
 from ledger.diffing_facts import Side
 from ledger.history import chunks
 from ledger.orm import EditRow, EvaluationRow, OutcomeRow
+from ledger.suites import TEACHER_FORCED
 
 MEANS = ("edit_success", "exact_match", "generalization", "locality", "preference")
 Scores = Mapping[str, Any]
@@ -69,6 +70,8 @@ def recorded_scores(session: Session, a: Side, b: Side) -> tuple[Outcomes, tuple
     rows = session.execute(
         query.add_columns(EvaluationRow.environment).where(EvaluationRow.turn_id.in_(ids))
     ).all()
+    # What other suites have found says nothing of an edit's success.
+    rows = [row for row in rows if row.protocol.get("name") == TEACHER_FORCED]
     shared = set.intersection(*({_protocol(r) for r in rows if r.turn_id == one} for one in ids))
     rows = [row for row in rows if _protocol(row) in shared]
     of_a, of_b = ([row.id for row in rows if row.turn_id == side.turn_id] for side in (a, b))

@@ -1,12 +1,12 @@
 """Add edits: one turn per batch of rows, each solved, scored and recorded as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import database, history
+from ledger import database, history, settings
 from ledger.adding import Added, AddEdits, Plan, Run, sample_size
 from ledger.conflicts import ABORT, Conflict, refuse
 from ledger.datasets import Dataset, open_dataset, read_rows
@@ -50,8 +50,9 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
     head = Head(ledger, turns, device=options.device, dtype=options.dtype, progress=progress)
     method = options.method if earlier is None else earlier.method or options.method
     if earlier is None:
+        request, told = settings.under(settings.chosen(ledger, method), request)
         prepared = EDITORS[method].prepare(head.live, head.tokenizer, request)
-        hyperparameters, notes = prepared.hyperparameters, prepared.notes
+        hyperparameters, notes = prepared.hyperparameters, (*told, *prepared.notes)
     else:
         hyperparameters, notes = dict(earlier.hyperparameters), ()
     editor = head.editor(method, hyperparameters, seed=options.seed)
@@ -78,14 +79,22 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
             evaluate=options.evaluate,
             retention=sample_size(options.retention, size, evaluate=options.evaluate),
             on_conflict=options.on_conflict,
+            gate=options.gate,
         )
+
+    def turns_of(batches: Iterable[Batch]) -> Iterator[Added]:
+        for batch in batches:
+            added = head.add(editor, work(batch))
+            if added.rejected:
+                selector.rejected()
+            yield added
 
     return Run(
         dataset=dataset,
         hyperparameters=hyperparameters,
         notes=notes,
         counts=selector.counts,
-        turns=(head.add(editor, work(batch)) for batch in selector.batches(rows, size)),
+        turns=turns_of(selector.batches(rows, size)),
     )
 
 

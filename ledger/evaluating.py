@@ -1,54 +1,81 @@
-"""Score a state on recorded edits, beside the un-edited base, and keep the outcomes."""
+"""Score a state from one side or another, beside the un-edited base, and keep the outcomes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy.orm import Session
-
-from ledger import database, environment, history
+from ledger import database, environment, history, suites
+from ledger.chosen_edits import Chosen, choose
 from ledger.history import Step
-from ledger.models import load_tokenizer
+from ledger.intervals import Interval
+from ledger.jobs import Crew, LocalCrew
 from ledger.orm import EditRow, TurnRow
 from ledger.progress import Progress, silent
 from ledger.recording import NewEvaluation, record_evaluation
-from ledger.refs import Rev, resolve
-from ledger.states import live_state
+from ledger.refs import Rev
+from ledger.suite_scores import SUITE
+from ledger.suites import EDITS, TEACHER_FORCED, TEXT, Suite
+from ledger.suites.asking import OnEdits, OnText, Scored, parts
+from ledger.suites.running_text import cut, read_text
+from ledger.suites.teacher_forced import base_answers, outcomes
+from ledger.turn import SAMPLE
 from ledger.workspace import Ledger
 from patches import evaluation
 from patches.edit import Edit
-from patches.errors import HistoryError
-from patches.evaluation import Questions
+from patches.errors import HistoryError, SettingError
 from patches.live import LiveModel
-from patches.tokens import context_length
+
+OF, RANDOM, IN_FORCE = "of", "random", "in_force"
+"""In the protocol of what is not teacher-forced on all edits: whose edits these are (a turn's hash,
+or those in force), and the mark of a sample that was drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Scores of the state at `turn`. scope: whose edits: one turn's number, or None: in force."""
+    """Scores of the state at `turn` by a suite, with 95 % intervals of base and state.
 
+    scope: whose edits: one turn's number, or None: in force. sample: how many of them were asked
+    for at the most, None: all. n: edits that were scored, or tokens of text.
+    """
+
+    suite: str
     turn: int
     scope: int | None
+    sample: int | None
     n: int
     protocol: dict[str, Any]
     seed: int
     base: dict[str, Any]
     state: dict[str, Any]
+    intervals: tuple[dict[str, Interval], dict[str, Interval]]
     seconds: float
     edits: list[dict[str, Any]]
 
+    @property
+    def on_text(self) -> bool:
+        return suites.find(self.suite).on == TEXT
+
     def to_json(self, *, per_edit: bool = False) -> dict[str, Any]:
         """The contract of ``ledger evaluate --json``; fields are only ever added."""
+        base, state = (
+            {metric: interval.to_json() for metric, interval in side.items()}
+            for side in self.intervals
+        )
         content: dict[str, Any] = {
+            "suite": self.suite,
             "turn": self.turn,
-            "scope": "in_force" if self.scope is None else self.scope,
+            "scope": TEXT if self.on_text else IN_FORCE if self.scope is None else self.scope,
+            "sample": self.sample,
             "n": self.n,
             "protocol": self.protocol,
             "seed": self.seed,
             "base": self.base,
             "state": self.state,
+            "intervals": {"base": base, "state": state},
             "seconds": self.seconds,
         }
         if per_edit:
@@ -64,143 +91,237 @@ def measure(
     seed: int,
     progress: Progress = silent,
 ) -> NewEvaluation:
-    """Scores of the live model's state and of its base on `edits`; the state stays as it is."""
+    """Teacher-forced scores of the live model's state and of its base on `edits`, as the suite has
+    them; the state stays as it is."""
     started = time.perf_counter()
-    questions = Questions.of(edits, tokenizer, context_length(live.model.config))
     freely = bool(live.memories)
-    state = _answers(live, questions, edits, freely, "evaluate", progress)
+    watch = _Watch(progress, len(edits))
     with live.at_base():
-        base = _answers(live, questions, edits, freely, "evaluate base", progress)
-    outcomes = evaluation.score(edits, questions, base, state)
+        base = [
+            base_answers(live, tokenizer, some, freely=freely, progress=told)
+            for some, told in watch.parts("evaluate base", edits)
+        ]
+    found = [
+        outcome
+        for (some, told), before in zip(watch.parts("evaluate", edits), base, strict=True)
+        for outcome in outcomes(live, tokenizer, some, before, freely=freely, progress=told)
+    ]
     return NewEvaluation(
         protocol=dict(evaluation.PROTOCOL),
         seed=seed,
-        base=evaluation.summary(outcome.base for outcome in outcomes),
-        state=evaluation.summary(outcome.state for outcome in outcomes),
-        outcomes=[(outcome.base, outcome.state) for outcome in outcomes],
+        base=evaluation.summary(before for before, _ in found),
+        state=evaluation.summary(after for _, after in found),
+        outcomes=found,
         environment=environment.describe(live.device, next(live.model.parameters()).dtype),
         seconds=time.perf_counter() - started,
     )
 
 
-def _answers(
-    live: LiveModel,
-    questions: Questions,
-    edits: Sequence[Edit],
-    freely: bool,
-    phase: str,
-    progress: Progress,
-) -> list[evaluation.Answered]:
-    """What the model says as it is now; freely: it is also asked to generate."""
-    total = len(questions.encoded)
-    answers = evaluation.answer(
-        live.model,
-        questions,
-        device=live.device,
-        progress=lambda done: progress(phase, done, total),
-    )
-    if not freely:
-        return answers
-    return evaluation.answer_freely(
-        live.model,
-        questions,
-        edits,
-        answers,
-        device=live.device,
-        progress=lambda done: progress(f"{phase}, freely", done, len(edits)),
-    )
+class _Watch:
+    """Progress in edits while they are asked part by part."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total = total
+
+    def parts(
+        self, phase: str, edits: Sequence[Edit]
+    ) -> list[tuple[tuple[Edit, ...], Callable[[int, int], None]]]:
+        """Each part, with what is to be told how much of it is done, and of how much."""
+        cut_up, before = [], 0
+        for some in parts(edits):
+            cut_up.append((some, self._told(phase, before, len(some))))
+            before += len(some)
+        return cut_up
+
+    def _told(self, phase: str, before: int, size: int) -> Callable[[int, int], None]:
+        return lambda done, of: self._progress(phase, before + size * done // of, self._total)
 
 
 def evaluate(
     ledger: Ledger,
     *,
+    suite: str = TEACHER_FORCED,
     at: Rev | None = None,
     turn: Rev | None = None,
+    sample: int | None = None,
+    text: Path | None = None,
     device: str = "auto",
     dtype: str | None = None,
     seed: int = 0,
+    crew: Crew | None = None,
     progress: Progress = silent,
 ) -> Evaluated:
-    """Score the state after turn `at` (default: the head), and record the scores.
+    """Score the state after turn `at` (default: the head) by a suite of `ledger.suites`, and record
+    the scores.
 
-    turn: score on the edits of this turn; default: on all edits in force at `at`. Raises
-    HistoryError if there is nothing to score.
+    turn: score on the edits of this turn; default: on all edits in force at `at`. sample: on at
+    most so many of these, drawn by the seed. text: the file to read, for suites on running text.
+    crew: who does it, on which device and in which dtype; default: this process. Raises
+    HistoryError if there is nothing to score, SettingError for what does not go together,
+    DatasetError if the text cannot be read.
     """
-    with database.reading(ledger.engine) as session:
-        turns = history.line(session, ledger.branch, at)
-        in_force = history.edits_in_force(turns)
-        scope = None if turn is None else _scope(session, ledger, turn)
-        rows = _rows(session, turns, scope, [t.id for t in in_force], at)
-        edits = [history.edit_of(row) for row in rows]
-        if not turns:
-            raise HistoryError("turn 0 is the base, which is scored beside every other state")
-        head = turns[-1]
-    live = live_state(ledger, turns, device=device, dtype=dtype, progress=progress)
-    tokenizer = load_tokenizer(ledger.checkpoint.folder)
-    new = measure(live, tokenizer, edits, seed=seed, progress=progress)
-    with database.writing(ledger.engine) as session:
-        record_evaluation(
-            session,
-            session.get_one(TurnRow, head.id),
-            new,
-            scope_turn=scope,
-            edits=[(row.id, row.digest) for row in rows],
-            now=datetime.now(UTC),
-        )
-    return _evaluated(head.number, None if scope is None else scope.number, new, rows)
-
-
-def _scope(session: Session, ledger: Ledger, turn: Rev) -> TurnRow:
-    found = resolve(session, ledger.branch, turn)
-    if found is None:
-        raise HistoryError("turn 0 is the base: it has no edits to score")
-    return session.get_one(TurnRow, found)
-
-
-def _rows(
-    session: Session,
-    turns: Sequence[Step],
-    scope: TurnRow | None,
-    in_force: list[int],
-    at: Rev | None,
-) -> list[EditRow]:
-    if scope is not None and not scope.edits:
-        raise HistoryError(f"turn {scope.number} is a {scope.kind}: it has no edits to score")
-    if scope is None and not in_force:
-        raise HistoryError(
-            f"no edit is in force at turn {len(turns)}: nothing to score"
-            if turns or at is not None
-            else "the ledger has no turns yet; add some with: ledger add-edits"
-        )
-    rows = history.edit_rows(session, in_force if scope is None else [scope.id])
-    if not rows:
-        raise HistoryError(
-            "the texts of the edits are not here: nothing to score. The turns were imported, or "
-            "published without them (ledger push --include-edits publishes them)"
-        )
-    return rows
-
-
-def _evaluated(
-    number: int, scope: int | None, new: NewEvaluation, rows: Sequence[EditRow]
-) -> Evaluated:
-    return Evaluated(
-        turn=number,
-        scope=scope,
-        n=len(rows),
-        protocol=new.protocol,
-        seed=new.seed,
-        base=new.base,
-        state=new.state,
-        seconds=new.seconds,
-        edits=[
-            {
-                "row": row.row,
-                "prompt": row.prompt,
-                "target": row.target,
-                "base": base,
-                "state": state,
-            }
-            for row, (base, state) in zip(rows, new.outcomes, strict=True)
-        ],
+    chosen = suites.find(suite)
+    _check(chosen, turn=turn, sample=sample, text=text)
+    asked = _Asked(
+        suite=chosen,
+        ledger=ledger,
+        at=at,
+        seed=seed,
+        crew=crew or LocalCrew(ledger, device=device, dtype=dtype),
+        progress=progress,
     )
+    return asked.on_text(text) if chosen.on == TEXT else asked.on_edits(turn, sample)
+
+
+def _check(suite: Suite, *, turn: Rev | None, sample: int | None, text: Path | None) -> None:
+    if suite.on not in (EDITS, TEXT):
+        raise SettingError(f"the suite {suite.name} has a function of its own: {suite.module}")
+    if suite.on == TEXT and (turn is not None or sample is not None):
+        raise SettingError(f"the suite {suite.name} reads text: no turn's edits, and no sample")
+    if suite.on == EDITS and text is not None:
+        raise SettingError(f"the suite {suite.name} asks about edits: it reads no text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """One suite for one state. at: how that is named."""
+
+    suite: Suite
+    ledger: Ledger
+    at: Rev | None
+    seed: int
+    crew: Crew
+    progress: Progress
+
+    def on_edits(self, turn: Rev | None, sample: int | None) -> Evaluated:
+        with database.reading(self.ledger.engine) as session:
+            turns = history.line(session, self.ledger.branch, self.at)
+            chosen = choose(
+                session, self.ledger, turns, at=self.at, turn=turn, sample=sample, seed=self.seed
+            )
+            head = _head(turns, self.at)
+            edits = [history.edit_of(row) for row in chosen.rows]
+        scored = self._scored(
+            OnEdits(
+                at=head.id,
+                edits=edits,
+                memories=any(step.has_memory for step in history.patches_in_force(turns)),
+                seed=self.seed,
+            )
+        )
+        scope = None if chosen.scope is None else chosen.scope.number
+        protocol = self._record_edits(head, chosen, scored)
+        return self._evaluated(head, scored, protocol, scope=scope, sample=sample, rows=chosen.rows)
+
+    def on_text(self, path: Path | None) -> Evaluated:
+        text = read_text(path)
+        with database.reading(self.ledger.engine) as session:
+            head = _head(history.line(session, self.ledger.branch, self.at), self.at)
+        read = cut(self.ledger, text)
+        scored = self._scored(
+            OnText(at=head.id, windows=read.windows, protocol=read.protocol, seed=self.seed)
+        )
+        protocol = {**scored.protocol, SUITE: self.suite.name}
+        with database.writing(self.ledger.engine) as session:
+            record_evaluation(
+                session,
+                session.get_one(TurnRow, head.id),
+                self._new(scored, protocol),
+                scope_turn=None,
+                edits=(),
+                now=datetime.now(UTC),
+                text=scored.n,
+            )
+        return self._evaluated(head, scored, protocol)
+
+    def _scored(self, asked: OnEdits | OnText) -> Scored:
+        found: Scored = import_module(self.suite.module).score(
+            asked, self.crew, progress=self.progress
+        )
+        return found
+
+    def _record_edits(self, head: Step, chosen: Chosen, scored: Scored) -> dict[str, Any]:
+        """Record the outcomes, and give the protocol that they are recorded with.
+
+        The plain case is what turns are scored by when they are made. All else is a sample of the
+        edits in the eyes of the other readers, who know by its protocol that it is not theirs.
+        """
+        plain = self.suite.name == TEACHER_FORCED and not chosen.drawn
+        protocol = dict(scored.protocol)
+        if not plain:
+            of = IN_FORCE if chosen.scope is None else chosen.scope.hash
+            protocol |= {SUITE: self.suite.name, OF: of}
+        if chosen.drawn:
+            protocol[SAMPLE] = RANDOM
+        with database.writing(self.ledger.engine) as session:
+            record_evaluation(
+                session,
+                session.get_one(TurnRow, head.id),
+                self._new(scored, protocol),
+                scope_turn=chosen.scope if plain else None,
+                edits=[
+                    (row.id, row.digest)
+                    for row, outcome in zip(chosen.rows, scored.outcomes, strict=True)
+                    if outcome is not None
+                ],
+                now=datetime.now(UTC),
+                sample=not plain,
+            )
+        return protocol
+
+    def _new(self, scored: Scored, protocol: dict[str, Any]) -> NewEvaluation:
+        return NewEvaluation(
+            protocol=protocol,
+            seed=self.seed,
+            base=scored.base,
+            state=scored.state,
+            outcomes=[outcome for outcome in scored.outcomes if outcome is not None],
+            environment=scored.environment,
+            seconds=scored.seconds,
+        )
+
+    def _evaluated(
+        self,
+        head: Step,
+        scored: Scored,
+        protocol: dict[str, Any],
+        *,
+        scope: int | None = None,
+        sample: int | None = None,
+        rows: Sequence[EditRow] = (),
+    ) -> Evaluated:
+        return Evaluated(
+            suite=self.suite.name,
+            turn=head.number,
+            scope=scope,
+            sample=sample,
+            n=scored.n,
+            protocol=protocol,
+            seed=self.seed,
+            base=scored.base,
+            state=scored.state,
+            intervals=scored.intervals,
+            seconds=scored.seconds,
+            edits=[
+                {
+                    "row": row.row,
+                    "prompt": row.prompt,
+                    "target": row.target,
+                    "base": outcome[0],
+                    "state": outcome[1],
+                }
+                for row, outcome in zip(rows, scored.outcomes, strict=True)
+                if outcome is not None
+            ],
+        )
+
+
+def _head(turns: Sequence[Step], at: Rev | None) -> Step:
+    if not turns:
+        raise HistoryError(
+            "the ledger has no turns yet; add some with: ledger add-edits"
+            if at is None
+            else "turn 0 is the base, which is scored beside every other state"
+        )
+    return turns[-1]

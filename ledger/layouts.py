@@ -128,6 +128,50 @@ def _wise_temporal(row: Fields) -> Fields:
     return {**_counterfact(row), "out_of_distribution": distant}
 
 
+def _knowedit(row: Fields) -> Fields:
+    """As the loader of its publishers reads it (EasyEdit, dataset/KnowEdit.py)."""
+    further = _groups(row.get("portability"), "portability")
+    return {
+        "prompt": row.get("prompt") or row.get("text"),
+        "target": _first(row.get("target_new") or row.get("labels")),
+        "subject": row.get("subject") or row.get("concept"),
+        "old_target": _first(row.get("ground_truth")),
+        "relation": _relation(row),
+        "rephrasings": row.get("rephrase_prompt") or row.get("rephrase"),
+        "locality": [
+            probe
+            for probes in _groups(row.get("locality"), "locality").values()
+            for probe in probes
+        ],
+        "further": {kind.lower(): probes for kind, probes in further.items()},
+    }
+
+
+def _groups(value: object, field: str) -> dict[str, list[object]]:
+    """Kind → probes of it as [prompt, answer]."""
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, Mapping):
+        raise UnusableRowError(f"{field} is not an object of kinds: {shown(value)}")
+    return {
+        str(kind): [
+            [one.get("prompt"), _first(one.get("ground_truth"))]
+            if isinstance(one, Mapping)
+            else one
+            for one in probes
+        ]
+        for kind, probes in value.items()
+        if isinstance(probes, list)
+    }
+
+
+def _first(answers: object) -> object:
+    """The first of several answers, each of which may be a list of names for the same."""
+    while isinstance(answers, list):
+        answers = answers[0] if answers else None
+    return answers
+
+
 def _counterfact_nested(row: Fields) -> Fields:
     rewrite = row.get("requested_rewrite")
     if not isinstance(rewrite, Mapping):
@@ -217,6 +261,12 @@ def _ultraeditbench(row: Fields) -> Fields:
 # The first that fits is taken: the more telling fields come first.
 LAYOUTS = (
     Layout(name="counterfact-nested", needs=(("requested_rewrite",),), rename=_counterfact_nested),
+    Layout(
+        name="knowedit",
+        needs=(("prompt", "text"), ("target_new", "labels"), ("portability", "locality")),
+        lacks=("target",),
+        rename=_knowedit,
+    ),
     Layout(name="canonical", needs=(("prompt",), ("target",)), rename=_canonical),
     Layout(
         name="wise-temporal",

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+SPLIT = "split"
+"""What names all accelerators together, as a device."""
 _WANTED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -78,25 +80,46 @@ def _snapshot(name: str, revision: str | None, wanted: Sequence[str]) -> Path:
 def load_model(folder: Path, *, dtype: str | None, device: str) -> "nn.Module":
     """A causal language model in evaluation mode.
 
-    dtype: a torch name such as ``float32``, or None for that of the checkpoint.
+    dtype: a torch name such as ``float32``, or None for that of the checkpoint. device: as
+    `parse_device` takes it, or ``split``: layer by layer over all accelerators that are here, which
+    must hold all of it; where there is none, the CPU. Raises ModelError if it cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     wanted: torch.dtype | str = "auto" if dtype is None else parse_dtype(dtype)
     target = parse_device(device)
+    splitting = device == SPLIT and target.type != "cpu"
     quieten()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=wanted, local_files_only=True, trust_remote_code=False
+            folder,
+            dtype=wanted,
+            local_files_only=True,
+            trust_remote_code=False,
+            device_map="auto" if splitting else None,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{folder}: transformers cannot load it as a causal language model "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
-    loaded: nn.Module = model.to(target).eval()
+    if splitting:
+        check_whole(model)
+    loaded: nn.Module = (model if splitting else model.to(target)).eval()
     return loaded
+
+
+def check_whole(model: "nn.Module") -> None:
+    """ModelError if parts of a split model did not fit, and wait outside the devices to be fetched
+    when they are needed: their weights cannot be edited or read."""
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise ModelError(
+            f"the model does not fit on the accelerators here: {len(missing)} of its tensors would "
+            f"be offloaded, the first {missing[0]}. Use more of them, --dtype bfloat16, or "
+            "--device cpu"
+        )
 
 
 def empty_model(folder: Path) -> "nn.Module":
@@ -150,10 +173,11 @@ def parse_dtype(name: str) -> "torch.dtype":
 
 
 def parse_device(name: str) -> "torch.device":
-    """A device that is there; ``auto`` is the first accelerator, else the CPU."""
+    """A device that is there; ``auto`` is the first accelerator, else the CPU, and so is ``split``
+    for what is done on one device."""
     import torch
 
-    if name == "auto":
+    if name in ("auto", SPLIT):
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         # Apple's accelerator has no float64, which exact application needs.
         usable = accelerator is not None and accelerator.type != "mps"

@@ -1,17 +1,18 @@
 """Edits that are alike to a model: those of a turn with keys most like the key of a prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from torch import nn
+from torch import Tensor, nn
 
 from ledger import database
 from ledger.chain import prompt_key
 from ledger.facts import facts_about
 from ledger.history import Step, chunks
+from ledger.jobs import Crew
 from ledger.orm import EditRow
 from ledger.patched_tensors import tensors_of
 from ledger.workspace import Ledger
@@ -55,23 +56,46 @@ class Neighbours:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeysJob:
+    """The keys of some prompts at the last linear module whose weight is one of `tensors`: that
+    module's name, and the keys (n, d_in), float32; None if there is no such module."""
+
+    at: int | None
+    tensors: frozenset[str]
+    prompts: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.prompts)
+
+    def run(self, live: LiveModel, tokenizer: Any) -> tuple[str, Tensor] | None:
+        module = _last_module(live.model, self.tensors)
+        if module is None:
+            return None
+        encoded = encode_prompts(tokenizer, list(self.prompts))
+        return module, keys(live.model, module, encoded, live.device)
+
+
 def nearest_edits(
-    ledger: Ledger, live: LiveModel, tokenizer: Any, steps: Sequence[Step], step: Step, prompt: str
+    ledger: Ledger, crew: Crew, steps: Sequence[Step], step: Step, prompt: str
 ) -> Neighbours:
     """Of the edits that come or go with a turn, those whose keys are most like that of `prompt`.
 
-    The keys are those that reach the last linear module that the turn changes, in the state that
-    `live` is at. steps: the line that the turn is on.
+    The keys are those that reach the last linear module that the turn changes, in the state before
+    it. steps: the line that the turn is on.
     """
     with database.reading(ledger.engine) as session:
         turns = _with_edits(steps, step)
         found = _edits(session, turns, prompt)
         tensors = tensors_of(session, _patches(steps, step), memories=True)
-    module = _last_module(live.model, tensors)
-    if module is None or not found:
+    before = steps[step.number - 2].id if step.number > 1 else None
+    prompts = (prompt, *(row.prompt for row in found))
+    job = KeysJob(at=before, tensors=frozenset(tensors), prompts=prompts)
+    seen = next(crew.run([job], phase="keys"))[1] if found and tensors else None
+    if seen is None:
         return Neighbours(module=None, compared=0, edits=[])
-    encoded = encode_prompts(tokenizer, [prompt, *(row.prompt for row in found)])
-    taken = keys(live.model, module, encoded, live.device)
+    module, taken = seen
     numbers = {turn.id: turn.number for turn in turns}
     return Neighbours(
         module=module,
@@ -114,7 +138,7 @@ def _patches(steps: Sequence[Step], step: Step) -> list[str]:
     return sorted({one.patch_digest for one in _reached(steps, step) if one.patch_digest})
 
 
-def _last_module(model: nn.Module, tensors: set[str]) -> str | None:
+def _last_module(model: nn.Module, tensors: Collection[str]) -> str | None:
     """The last linear module whose weight is one of these tensors."""
     changed = {id(weight) for weight in parameters_by_tensor(model, tensors).values()}
     names = [n for n, module in editable_modules(model).items() if id(module.weight) in changed]

@@ -1,7 +1,7 @@
 """The tables: what happened, in order.
 
-Rows of turns, edits, evaluations and datasets are only ever added. Refs move, and every move is
-logged. Constraints guard what they can; `ledger.chain` guards the rest.
+Rows of turns, edits, evaluations, settings and datasets are only ever added. Refs move, and every
+move is logged. Constraints guard what they can; `ledger.chain` guards the rest.
 """
 
 from datetime import UTC, datetime
@@ -305,15 +305,16 @@ class RefMoveRow(Table):
 
 
 class EvaluationRow(Table):
-    """Scores of the state at a turn. scope: ``turn`` (edits of one turn), ``in_force``, or
-    ``sample``: some of them; ``protocol`` says which.
+    """Scores of the state at a turn. scope: ``turn`` (edits of one turn), ``in_force``, ``sample``:
+    some of them, ``protocol`` says which; or ``text``: running text, without outcomes.
 
-    base, state: metric → mean. hash covers the row, the outcomes and the turn's hash.
+    n: edits, or tokens of text. base, state: metric → mean. hash covers the row, the outcomes and
+    the turn's hash.
     """
 
     __tablename__ = "evaluations"
     __table_args__ = (
-        CheckConstraint("scope IN ('turn', 'in_force', 'sample')", name="scope"),
+        CheckConstraint("scope IN ('turn', 'in_force', 'sample', 'text')", name="scope"),
         CheckConstraint("(scope = 'turn') = (scope_turn_id IS NOT NULL)", name="scope_turn"),
         CheckConstraint("n >= 0", name="n"),
     )
@@ -361,5 +362,44 @@ class PublicationRow(Table):
     revision: Mapped[str] = mapped_column(Text)
     commit: Mapped[str] = mapped_column(String(64))
     tag: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    hash: Mapped[str] = mapped_column(Digest, unique=True)
+
+
+class SettingsRow(Table):
+    """What a method's hyperparameters are by default from now on; the newest row counts.
+
+    values: hyperparameter → value, of those that were chosen; none: the built-in defaults again.
+    evidence: why. hash covers the row and the base's fingerprint.
+    """
+
+    __tablename__ = "settings"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    method: Mapped[str] = mapped_column(String(32), index=True)
+    values: Mapped[dict[str, Any]]
+    evidence: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    hash: Mapped[str] = mapped_column(Digest, unique=True)
+
+
+class TrialRow(Table):
+    """What came of settings that were tried, kept so that tuning goes on where it stopped.
+
+    study: digest of all that trials must have in common to be compared. key: digest of the trial
+    within its study. values: what was set. result: scores, and on which rows; of one that failed
+    the rows alone. failure: why the method could not. hash covers the row.
+    """
+
+    __tablename__ = "trials"
+    __table_args__ = (UniqueConstraint("study", "key"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    study: Mapped[str] = mapped_column(Digest)
+    key: Mapped[str] = mapped_column(Digest)
+    values: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any]]
+    failure: Mapped[str | None] = mapped_column(Text)
+    seconds: Mapped[float]
     created_at: Mapped[datetime]
     hash: Mapped[str] = mapped_column(Digest, unique=True)

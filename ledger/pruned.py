@@ -48,6 +48,17 @@ def all_given_up(session: Session) -> set[str]:
     return set(session.scalars(select(BlobRow.digest).where(_GIVEN_UP)))
 
 
+def among(session: Session, digests: Sequence[str]) -> set[str]:
+    """Those of these files that were given up."""
+    return {
+        digest
+        for some in chunks(digests)
+        for digest in session.scalars(
+            select(BlobRow.digest).where(BlobRow.digest.in_(some), _GIVEN_UP)
+        )
+    }
+
+
 def is_recorded(session: Session, ledger: Ledger, digest: str) -> bool:
     """Whether a file that a new turn uses is known; if it had been given up, it is in use again."""
     use_again(session, ledger, [digest])

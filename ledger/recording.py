@@ -158,20 +158,22 @@ def record_evaluation(
     edits: Sequence[tuple[int, str]] | None,
     now: datetime,
     sample: bool = False,
+    text: int | None = None,
 ) -> EvaluationRow:
     """Record scores of the state at `turn`. edits: (row id, digest) in the order of the outcomes;
-    None: the edits of `scope_turn`. sample: they are some of the edits in force, in any order."""
+    None: the edits of `scope_turn`. sample: they are some of the edits in force, in any order.
+    text: how much of something else was scored, which has no outcomes."""
     if edits is None:
         assert scope_turn is not None
         query = select(EditRow.id, EditRow.digest).where(EditRow.turn_id == scope_turn.id)
         edits = [(i, d) for i, d in session.execute(query.order_by(EditRow.position))]
     row = EvaluationRow(
         turn_id=turn.id,
-        scope="turn" if scope_turn is not None else "sample" if sample else "in_force",
+        scope=_scope(scope_turn, sample, text),
         scope_turn_id=None if scope_turn is None else scope_turn.id,
         protocol=new.protocol,
         seed=new.seed,
-        n=len(new.outcomes),
+        n=len(new.outcomes) if text is None else text,
         base=new.base,
         state=new.state,
         environment=new.environment,
@@ -201,6 +203,12 @@ def record_evaluation(
         ],
     )
     return row
+
+
+def _scope(turn: TurnRow | None, sample: bool, text: int | None) -> str:
+    if text is not None:
+        return "text"
+    return "turn" if turn is not None else "sample" if sample else "in_force"
 
 
 def _places(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, int]]:

@@ -13,10 +13,11 @@ import torch
 from sqlalchemy.orm import Session
 
 from ledger import database, history
-from ledger.adding import Added, check_conflict_options, sample_size
+from ledger.adding import Added, check_conflict_options, check_gate, sample_size
 from ledger.branching import create_branch
 from ledger.conflicts import ABORT, OVERRIDE, Conflict, refuse
 from ledger.facts import Fact
+from ledger.gates import Gate
 from ledger.history import Step
 from ledger.orm import TurnRow
 from ledger.progress import Progress, silent
@@ -42,7 +43,7 @@ class Replay:
 
     first, last: the range. onto: the turn at which a new branch begins, called `branch`; without
     it, the turns come on top of the current branch. defaults: settings that suit the model, in
-    place of the recorded ones.
+    place of the recorded ones. gate: what a turn must score to be in force.
     """
 
     first: Rev
@@ -53,11 +54,13 @@ class Replay:
     on_conflict: str = OVERRIDE
     retention: int | None = None
     evaluate: bool = True
+    gate: Gate | None = None
     device: str = "auto"
     dtype: str | None = None
 
     def __post_init__(self) -> None:
         check_conflict_options(self.on_conflict, self.retention)
+        check_gate(self.gate, self.retention, evaluate=self.evaluate)
         if self.branch is not None and self.onto is None:
             raise SettingError("--as names the branch that --onto makes: give --onto TURN too")
 
@@ -202,7 +205,10 @@ class _Replaying:
                 continue
             editor = self._editor_of(source, work.hyperparameters)
             self._start_branch()
-            yield self._head.add(editor, work)
+            added = self._head.add(editor, work)
+            if added.rejected:
+                self._selector.rejected()
+            yield added
 
     def _leave_out(self, step: Step, reason: str) -> None:
         self._found.left_out.append((step.number, reason))
@@ -223,6 +229,7 @@ class _Replaying:
             evaluate=options.evaluate,
             retention=sample_size(options.retention, len(batch.edits), evaluate=options.evaluate),
             on_conflict=options.on_conflict,
+            gate=options.gate,
             copied_from=row.hash,
         )
 
@@ -308,7 +315,10 @@ def _target(ledger: Ledger, options: Replay, name: str, chosen: Sequence[Step]) 
         turns = history.line(session, name)
     hashes = {step.hash for step in chosen}
     later = turns[len(start) :]
-    if turns[: len(start)] != start or any(step.copied_from not in hashes for step in later):
+    own = {step.number for step in later if step.copied_from in hashes}
+    if turns[: len(start)] != start or not all(
+        step.number in own or (step.undoes and own.issuperset(step.undoes)) for step in later
+    ):
         raise HistoryError(
             f"there is a branch {name} already, and it is not this replay's; choose another name: "
             "--as BRANCH"

@@ -16,6 +16,7 @@ from ledger.finding import Wanted, matching
 from ledger.history import Step
 from ledger.orm import BlobRow, EvaluationRow, KeyframeRow, OutcomeRow, PublicationRow, SkippedRow
 from ledger.refs import Rev, branches, names_of_turns, resolve
+from ledger.suite_scores import suite_scores
 from ledger.turn import Turn, publication_json, publications, scores_json, told
 from ledger.workspace import Ledger
 from patches.errors import HistoryError
@@ -23,13 +24,15 @@ from patches.errors import HistoryError
 
 @dataclass(frozen=True, kw_only=True)
 class TurnDetails:
-    """One turn in full. edits: the rows with their outcomes, as JSON values."""
+    """One turn in full. edits: the rows with their outcomes, as JSON values; suites: what others
+    than the teacher-forced one have found in the state after it."""
 
     turn: Turn
     dataset: dict[str, Any] | None
     skipped: list[tuple[int, str]]
     edits: list[dict[str, Any]]
     undone_by: int | None
+    suites: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """The contract of ``ledger show --json``: the fields of the log, and these."""
@@ -49,6 +52,7 @@ class TurnDetails:
             "peak_memory": row.peak_memory,
             "notes": row.notes,
             "undone_by": self.undone_by,
+            "suites": self.suites,
             "edit_list": self.edits,
         }
 
@@ -124,6 +128,7 @@ def show(ledger: Ledger, rev: Rev) -> TurnDetails:
                 for edit in history.edit_rows(session, [turn.row.id])
             ],
             undone_by=next((t.number for t in line if t.in_force and number in t.undoes), None),
+            suites=suite_scores(session, turn.row.id),
         )
         session.expunge_all()
     return details

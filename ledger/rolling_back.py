@@ -108,7 +108,7 @@ def _rollback(
             kind="rollback",
             seed=0,
             message=message or otherwise.format(number),
-            notes=[_editor_state(in_force)],
+            notes=[editor_state_note(in_force)],
             undoes=[turns[n - 1].id for n in undoes],
             tensors=tensors,
             environment={"versions": environment.versions(), "device": "cpu"},
@@ -126,7 +126,7 @@ def _rollback(
     )
 
 
-def _editor_state(in_force: Sequence[Step]) -> str:
+def editor_state_note(in_force: Sequence[Step]) -> str:
     """What the next turn of edits goes on from. Statistics are those of the turns that are left, as
     if the others had never been: they are merged anew, nothing is subtracted."""
     numbers = [turn.number for turn in in_force if turn.editor_state_digest]

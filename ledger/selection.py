@@ -109,6 +109,12 @@ class Selector:
         self._first = self._number = first
         self._earlier = earlier or Earlier()
         self._ids = count(-1, -1)
+        self._is_stale = False
+
+    def rejected(self) -> None:
+        """The batch that was given last is not in force: its turn was undone by the next one."""
+        self._number += 1
+        self._is_stale = True
 
     def batches(self, rows: Iterable[Row], turn_size: int) -> Iterator[Batch]:
         """Cut the usable rows into batches of `turn_size`; the last may be smaller.
@@ -129,6 +135,9 @@ class Selector:
                     self._number += 1
                     yield batch
                     batch = Batch()
+                    if self._is_stale:
+                        known = self._known(chunk)
+                        self._is_stale = False
                     verdict = self._judged(row, known)
                 self._enter(row, verdict, known, batch)
         if batch.edits:

@@ -33,20 +33,25 @@ class State:
 
 
 def open_state(
-    ledger: Ledger, turns: Sequence[Step], used: Sequence[Step], *, whole: bool = False
+    ledger: Ledger,
+    turns: Sequence[Step],
+    used: Sequence[Step],
+    *,
+    whole: bool = False,
+    keeps: bool = True,
 ) -> State:
     """The state that the patches of `used` make up. turns: the history that they are part of.
 
     Every patch's bytes are checked, and the base's tensors under them too. A side memory brings the
     main weight of its own turn along where the state has another. whole: every patch itself, no
-    keyframe.
+    keyframe. keeps: a keyframe that is due is written.
     """
-    patches = _weights(ledger, used, whole=whole)
+    patches = _weights(ledger, used, whole=whole, keeps=keeps)
     beside = {step.number: open_patch(ledger, step) for step in used if step.has_memory}
     names = {name for patch in patches for name in patch.changes}
     names |= {name for patch in beside.values() for name in patch.memories}
     ledger.check_base_tensors(sorted(names))
-    mains = _Mains(ledger, turns, used)
+    mains = _Mains(ledger, turns, used, keeps=keeps)
     memories = [
         patch.memory(name, turn=step.number, main=mains.of(step, patch, name))
         for step in used
@@ -72,7 +77,9 @@ def _opened(ledger: Ledger, digest: str) -> PatchFile:
     return patch
 
 
-def _weights(ledger: Ledger, used: Sequence[Step], *, whole: bool = False) -> list[PatchFile]:
+def _weights(
+    ledger: Ledger, used: Sequence[Step], *, whole: bool = False, keeps: bool = True
+) -> list[PatchFile]:
     """The patches of `used` that change main weights, the first of them as a keyframe if there is
     one; a new one is kept where that is worth it."""
     keys = keyframes.keys(
@@ -85,7 +92,11 @@ def _weights(ledger: Ledger, used: Sequence[Step], *, whole: bool = False) -> li
     opened += [patch for step in rest if (patch := open_patch(ledger, step)).changes]
     shapes = {name: info.shape for patch in opened for name, info in patch.changes.items()}
     size = keyframes.frame_bytes(shapes.values())
-    if whole or not keyframes.due(len(rest), sum(step.patch_bytes for step in rest), size):
+    if (
+        whole
+        or not keeps
+        or not keyframes.due(len(rest), sum(step.patch_bytes for step in rest), size)
+    ):
         return opened
     ledger.check_base_tensors(sorted(shapes))
     digest = keyframes.keep_weights(ledger, keys[-1], keyframes.summed(opened))
@@ -95,8 +106,11 @@ def _weights(ledger: Ledger, used: Sequence[Step], *, whole: bool = False) -> li
 class _Mains:
     """The main weights that side memories are relative to, where they are not the state's."""
 
-    def __init__(self, ledger: Ledger, turns: Sequence[Step], used: Sequence[Step]) -> None:
+    def __init__(
+        self, ledger: Ledger, turns: Sequence[Step], used: Sequence[Step], *, keeps: bool
+    ) -> None:
         self._ledger = ledger
+        self._keeps = keeps
         self._turns = turns
         self._used = used
         self._changing: dict[tuple[str, str], bool] = {}
@@ -131,7 +145,7 @@ class _Mains:
 
     def _build(self, patch: PatchFile, name: str, then: Sequence[Step]) -> Tensor:
         base = base_tensor(self._ledger.checkpoint, name)
-        patches = _weights(self._ledger, then)
+        patches = _weights(self._ledger, then, keeps=self._keeps)
         total = total_change(patches, name)
         weight = base
         if total is not None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from ledger import history, refs
 from ledger.chain import timestamp
+from ledger.gates import was_rejected
 from ledger.history import Step, chunks
 from ledger.orm import BlobRow, EvaluationRow, PublicationRow, TurnRow
 
@@ -66,6 +67,11 @@ class Turn:
         return self.step.state
 
     @property
+    def is_rejected(self) -> bool:
+        """Whether it failed its gate, and is out of force."""
+        return not self.in_force and was_rejected(self.row.figures)
+
+    @property
     def has_memory(self) -> bool:
         return self.step.has_memory
 
@@ -78,6 +84,7 @@ class Turn:
             "kind": row.kind,
             "method": row.method,
             "state": self.state,
+            "rejected": self.is_rejected,
             "undoes": list(self.undoes),
             "replaces": list(self.replaces),
             "edits": row.edits,

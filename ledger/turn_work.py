@@ -5,21 +5,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ledger import environment, history, keyframes
+from ledger import database, environment, history, keyframes
 from ledger.adding import Added
 from ledger.conflicts import OVERRIDE, Standing, conflict_notes
 from ledger.datasets import Dataset
 from ledger.evaluating import measure
+from ledger.gates import FIGURE, Gate, Verdict
 from ledger.history import Step
 from ledger.models import load_tokenizer
 from ledger.other_branches import OtherBranches
 from ledger.progress import Progress
-from ledger.recording import Blob, NewEvaluation, NewTurn, record_turn
+from ledger.recording import Blob, NewEvaluation, NewTurn, record_turns
 from ledger.retaining import EarlierEdits, Kept
+from ledger.rolling_back import editor_state_note
 from ledger.selection import Batch
-from ledger.states import live_state
+from ledger.states import live_state, open_state
 from ledger.workspace import Ledger
 from patches.editors import EDITORS, Editor, Facts, Result
+from patches.editors.wise import METHOD as WISE
 from patches.errors import EditingError, EditLedgerError, HistoryError
 from patches.patch import PatchFile, PatchHeader, describe, encode_patch, encode_state
 from patches.tokens import context_length
@@ -30,7 +33,7 @@ class Work:
     """What one turn is to be: its edits, and what they are solved with.
 
     source: where the edits come from, for people. copied_from: hash of the turn that is edited
-    again. retention: earlier edits to score.
+    again. retention: earlier edits to score. gate: what the turn must score to be in force.
     """
 
     batch: Batch
@@ -42,6 +45,7 @@ class Work:
     notes: Sequence[str] = ()
     evaluate: bool = True
     retention: int = 0
+    gate: Gate | None = None
     on_conflict: str = OVERRIDE
     copied_from: str | None = None
 
@@ -74,6 +78,7 @@ class Head:
         self._row = keyframes.Growing(ledger, used)
         self._earlier = EarlierEdits(ledger, in_force, self.standing)
         self._others = OtherBranches(ledger, turns)
+        self._is_gate_checked = False
         self._states = [
             (step.method, step.editor_state_digest) for step in in_force if step.editor_state_digest
         ]
@@ -93,9 +98,12 @@ class Head:
     def add(self, editor: Editor, work: Work) -> Added:
         """Make one turn of the work, and move on to it.
 
-        EditingError and others say which rows it was: then nothing of it was recorded, but the live
-        model may have moved on.
+        One that fails its gate is recorded together with the rollback that undoes it, and the state
+        stays what it was. EditingError and others say which rows it was: then nothing of it was
+        recorded, but the live model may have moved on. SettingError, with nothing edited, if the
+        first of the turns cannot have a score that its gate asks for.
         """
+        self._check_gate(editor.method, work)
         started = time.perf_counter()
         environment.start_peak_memory(self.live.device)
         result = self._solve(editor, work)
@@ -112,11 +120,23 @@ class Head:
         if kept is not None:
             seconds["retention"] = kept.scores.seconds
         seconds["total"] = time.perf_counter() - started
-        recorded = self._record(made, work, tensors, seconds, scores, kept)
-        editor.accept(result)
-        added = self._added(made, work, seconds, scores, kept)
-        self._move_on(recorded, made, work)
+        verdict = _verdict(work.gate, scores, kept)
+        new = self._new(made, work, tensors, seconds, scores, kept, verdict)
+        added = self._added(made, work, seconds, scores, kept, verdict)
+        if verdict is not None and not verdict.passed:
+            self._reject(new, verdict)
+        else:
+            recorded = record_turns(self.ledger, [new])[0]
+            editor.accept(result)
+            self._move_on(recorded, made, work)
         return added
+
+    def _check_gate(self, method: str, work: Work) -> None:
+        """Only once: a later turn that lacks a score is rejected, and the run goes on."""
+        if work.gate is not None and not self._is_gate_checked:
+            memories = method == WISE or bool(self.live.memories)
+            work.gate.check([recorded.edit for recorded in work.batch.edits], memories=memories)
+            self._is_gate_checked = True
 
     def _solve(self, editor: Editor, work: Work) -> Result:
         batch = work.batch
@@ -177,7 +197,7 @@ class Head:
             return None
         return sample.score(self.live, self.tokenizer, seed=work.seed, progress=self.progress)
 
-    def _record(
+    def _new(
         self,
         made: "_Made",
         work: Work,
@@ -185,37 +205,61 @@ class Head:
         seconds: dict[str, float],
         scores: NewEvaluation | None,
         kept: Kept | None,
-    ) -> int:
-        dtype = next(self.live.model.parameters()).dtype
-        return record_turn(
-            self.ledger,
-            NewTurn(
-                parent=self._parent,
-                kind="edit",
-                method=made.method,
-                hyperparameters=dict(work.hyperparameters),
-                seed=work.seed,
-                message=work.message,
-                dataset=work.dataset,
-                edits=work.batch.edits,
-                skipped=work.batch.recorded_skips,
-                patch=made.patch,
-                editor_state=made.state,
-                tensors=tensors,
-                environment=environment.describe(self.live.device, dtype),
-                seconds=seconds,
-                peak_memory=environment.peak_memory(self.live.device),
-                notes=(
-                    *work.notes,
-                    *made.result.notes,
-                    *conflict_notes(work.batch.overrides, work.on_conflict),
-                ),
-                figures=made.result.figures,
-                evaluation=scores,
-                samples=[] if kept is None else [(kept.scores, kept.edits)],
-                copied_from=work.copied_from,
+        verdict: Verdict | None,
+    ) -> NewTurn:
+        judged = {} if verdict is None else {FIGURE: verdict.to_json()}
+        return NewTurn(
+            parent=self._parent,
+            kind="edit",
+            method=made.method,
+            hyperparameters=dict(work.hyperparameters),
+            seed=work.seed,
+            message=work.message,
+            dataset=work.dataset,
+            edits=work.batch.edits,
+            skipped=work.batch.recorded_skips,
+            patch=made.patch,
+            editor_state=made.state,
+            tensors=tensors,
+            environment=self._environment(),
+            seconds=seconds,
+            peak_memory=environment.peak_memory(self.live.device),
+            notes=(
+                *work.notes,
+                *made.result.notes,
+                *conflict_notes(work.batch.overrides, work.on_conflict),
             ),
+            figures={**made.result.figures, **judged},
+            evaluation=scores,
+            samples=[] if kept is None else [(kept.scores, kept.edits)],
+            copied_from=work.copied_from,
         )
+
+    def _environment(self) -> dict[str, Any]:
+        return environment.describe(self.live.device, next(self.live.model.parameters()).dtype)
+
+    def _reject(self, new: NewTurn, verdict: Verdict) -> None:
+        """Record the turn and, with it, the rollback that undoes it; the model goes back too."""
+        started = time.perf_counter()
+        with database.reading(self.ledger.engine) as session:
+            turns = history.line_to(session, self._parent)
+        used = history.patches_in_force(turns)
+        state = open_state(self.ledger, turns, used)
+        self.live.set_state(state.patches, state.memories)
+        back = NewTurn(
+            parent=None,
+            kind="rollback",
+            seed=0,
+            message=f"rejected by the gate: {'; '.join(verdict.failed)}",
+            notes=[editor_state_note(history.edits_in_force(turns))],
+            undoes_new=[0],
+            tensors=self.live.digests(),
+            environment=self._environment(),
+            seconds={"total": time.perf_counter() - started},
+            needs=[step.patch_digest for step in used if step.patch_digest],
+        )
+        self._parent = record_turns(self.ledger, [new, back])[-1]
+        self.number += 2
 
     def _added(
         self,
@@ -224,6 +268,7 @@ class Head:
         seconds: dict[str, float],
         scores: NewEvaluation | None,
         kept: Kept | None,
+        verdict: Verdict | None,
     ) -> Added:
         return Added(
             turn=self.number,
@@ -237,6 +282,7 @@ class Head:
             scores=None if scores is None else {"base": scores.base, "state": scores.state},
             retention=None if kept is None else kept.retained,
             copied_from=work.copied_from,
+            gate=verdict,
         )
 
     def _move_on(self, turn_id: int, made: "_Made", work: Work) -> None:
@@ -249,6 +295,13 @@ class Head:
         self._parent = turn_id
         self._parent_patch = made.patch.digest
         self.number += 1
+
+
+def _verdict(gate: Gate | None, scores: NewEvaluation | None, kept: Kept | None) -> Verdict | None:
+    if gate is None:
+        return None
+    means = {} if scores is None else scores.state
+    return gate.judge(means, None if kept is None else kept.retained.now)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,7 +1,7 @@
 """Verify: recompute every hash and digest, and say exactly what does not agree."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from ledger.orm import (
 )
 from ledger.progress import Progress, silent
 from ledger.verifying_refs import wrong_refs
+from ledger.verifying_settings import wrong_settings, wrong_trials
 from ledger.verifying_states import needed_but_pruned
 from ledger.wording import turn_numbers
 from ledger.workspace import Ledger
@@ -89,6 +90,8 @@ def verify(ledger: Ledger, *, progress: Progress = silent) -> Verified:
             _verify_refs(session, ledger, result)
             _verify_evaluations(session, result)
             _verify_publications(session, by_id, result)
+            _verify_hashes("settings", wrong_settings(session, ledger), result)
+            _verify_hashes("trials", wrong_trials(session), result)
             _verify_blobs(session, ledger, result, progress)
             _verify_keyframes(session, ledger, result)
             for subject, what, is_wrong in needed_but_pruned(session, ledger):
@@ -274,6 +277,13 @@ def _verify_publications(session: Session, turns: dict[int, _Known], result: Ver
                 f"publication {row.id} of turn {turn.number}", "its record has been altered"
             )
         result.count("publications")
+
+
+def _verify_hashes(what: str, rows: Iterable[tuple[str, str | None]], result: Verified) -> None:
+    for subject, wrong in rows:
+        if wrong is not None:
+            result.found(subject, wrong)
+        result.count(what)
 
 
 def _verify_blobs(session: Session, ledger: Ledger, result: Verified, progress: Progress) -> None:

@@ -11,6 +11,7 @@
     ├── HubError                the Hub: refuses, does not answer, has no such repository
     ├── ManifestError           a published history: damaged, altered, or for another base
     ├── StoreError              the patch store: missing, unwritable or damaged blob
+    ├── WorkerError             workers that die over their work, again and again
     └── SettingError            an option or hyperparameter that makes no sense
 
 A message says what failed, on which object (file, row, turn, tensor), and what to do next.
@@ -59,6 +60,10 @@ class ManifestError(EditLedgerError):
 
 class StoreError(EditLedgerError):
     """A blob of the patch store is missing, unwritable or damaged."""
+
+
+class WorkerError(EditLedgerError):
+    """Workers have died over a piece of work, again and again."""
 
 
 class SettingError(EditLedgerError):

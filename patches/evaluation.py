@@ -83,9 +83,16 @@ class Questions:
 
     @classmethod
     def of(cls, edits: Iterable[Edit], tokenizer: Any, longest: int | None) -> "Questions":
-        """Collected and tokenised; probes without answer tokens, or beyond `longest` tokens, are
-        left out (an edit itself is checked when it is recorded)."""
-        pairs = list(dict.fromkeys(pair for edit in edits for pair in _pairs(edit)))
+        """Those of the teacher-forced scores (an edit itself is checked when it is recorded)."""
+        return cls.asking((pair for edit in edits for pair in _pairs(edit)), tokenizer, longest)
+
+    @classmethod
+    def asking(
+        cls, asked: Iterable[tuple[str, str]], tokenizer: Any, longest: int | None
+    ) -> "Questions":
+        """Prompts with answers, tokenised; those without answer tokens, or beyond `longest` tokens,
+        are left out."""
+        pairs = list(dict.fromkeys(asked))
         encoded = encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs])
         kept: list[Encoded] = []
         index: dict[tuple[str, str], int] = {}
@@ -102,6 +109,11 @@ class Questions:
 
     def expected(self, prompt: str, answer: str) -> tuple[int, ...]:
         return self.encoded[self.index[prompt, answer]].answer
+
+    def accuracy(self, answers: Sequence[Answered], prompt: str, answer: str) -> float | None:
+        """The share of the answer's tokens that are predicted; None if it was left out."""
+        given = self.find(answers, prompt, answer)
+        return None if given is None else _share(given.predicted, self.expected(prompt, answer))
 
 
 def _pairs(edit: Edit) -> Iterable[tuple[str, str]]:
@@ -205,12 +217,11 @@ def _scores(
     edit: Edit, questions: Questions, base: Sequence[Answered], state: Sequence[Answered]
 ) -> Scores:
     def accuracy(prompt: str, text: str) -> float | None:
-        given = questions.find(state, prompt, text)
-        return None if given is None else _share(given.predicted, questions.expected(prompt, text))
+        return questions.accuracy(state, prompt, text)
 
     def routed(pairs: Iterable[tuple[str, str]]) -> float | None:
         found = [questions.find(state, prompt, text) for prompt, text in pairs]
-        return _mean(None if g is None or g.routed is None else float(g.routed) for g in found)
+        return mean(None if g is None or g.routed is None else float(g.routed) for g in found)
 
     tokens = sum(
         len(questions.expected(p.prompt, p.answer))
@@ -220,13 +231,13 @@ def _scores(
     success = accuracy(edit.prompt, edit.target)
     return {
         "edit_success": success,
-        "generalization": _mean(accuracy(p, edit.target) for p in edit.rephrasings),
-        "locality": _mean(accuracy(p.prompt, p.answer) for p in edit.locality),
+        "generalization": mean(accuracy(p, edit.target) for p in edit.rephrasings),
+        "locality": mean(accuracy(p.prompt, p.answer) for p in edit.locality),
         "stability": _stability(edit, questions, base, state) / tokens if tokens else None,
         "exact_match": None if success is None else float(success == 1),
         "preference": _preference(edit, questions, state),
         "perplexity": _perplexity(edit, questions, state),
-        "out_of_distribution": _mean(
+        "out_of_distribution": mean(
             accuracy(p.prompt, p.answer) for p in edit.further.get(OUT_OF_DISTRIBUTION, ())
         ),
         "generated_match": _generated_match(edit, questions, state),
@@ -276,7 +287,8 @@ def _share(given: Sequence[int], expected: Sequence[int]) -> float:
     return sum(a == b for a, b in zip(given, expected, strict=True)) / len(expected)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of the values that are there; None if none is."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
 
@@ -284,7 +296,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def summary(outcomes: Iterable[Scores]) -> Scores:
     """Each metric over the edits that have it: `stability` per token, the others per edit."""
     rows = list(outcomes)
-    means = {metric: _mean(row[metric] for row in rows) for metric in METRICS}
+    means = {metric: mean(row[metric] for row in rows) for metric in METRICS}
     tokens = math.fsum(row[TOKENS] or 0 for row in rows)
     same = math.fsum((row["stability"] or 0) * (row[TOKENS] or 0) for row in rows)
     means["stability"] = same / tokens if tokens else None

@@ -6,7 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from patches.tokens import context_length
+
 _TOKENS_PER_BATCH = 1024
+# Whatever the model's own settings for generating are.
+_GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+}
 
 
 @torch.inference_mode()
@@ -23,7 +33,7 @@ def generate(
     It is shorter where the model ends it. Prompts and continuations are token ids.
     """
     results: dict[int, tuple[int, ...]] = {}
-    for indices in _batches(prompts, lengths):
+    for indices in _batches(prompts, lengths, context_length(model.config)):
         longest = max(lengths[i] for i in indices)
         tokens = _continued(model, [prompts[i] for i in indices], longest, device)
         for index, row in zip(indices, tokens, strict=True):
@@ -32,14 +42,24 @@ def generate(
     return [results[i] for i in range(len(prompts))]
 
 
-def _batches(prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in batches of similar size, of a bounded number of padded tokens."""
+def _batches(
+    prompts: Sequence[Sequence[int]], lengths: Sequence[int], context: int | None
+) -> list[list[int]]:
+    """Indices in batches of similar size, of a bounded number of padded tokens.
+
+    context: tokens that the model takes. All of a batch go on for as long as the one that is asked
+    for most, so a long prompt is not put together with a long answer to another.
+    """
     sizes = [len(p) + n for p, n in zip(prompts, lengths, strict=True)]
     batches: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda i: (lengths[i], sizes[i])):
         batch = batches[-1] if batches else []
-        widest = max([sizes[i] for i in batch] + [sizes[index]])
-        if batch and widest * (len(batch) + 1) <= _TOKENS_PER_BATCH:
+        together = [*batch, index]
+        widest = max(sizes[i] for i in together)
+        # The last token is only given out, and not read again.
+        read = max(len(prompts[i]) for i in together) + max(lengths[i] for i in together) - 1
+        fits = context is None or read <= context
+        if batch and fits and widest * len(together) <= _TOKENS_PER_BATCH:
             batch.append(index)
         else:
             batches.append([index])
@@ -58,8 +78,8 @@ def _continued(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=longest,
-        do_sample=False,
         pad_token_id=0,
+        **_GREEDY,
     )
     stops = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
     return [_until(row, stops) for row in given[:, width:].tolist()]

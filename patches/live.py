@@ -8,6 +8,7 @@ beside the weights in routers (`patches.routing`).
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,12 @@ class LiveModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where tokens go in. The layers of a split model may be on others, and each tensor is
+        handled where it is."""
+        getter: Any = getattr(self.model, "get_input_embeddings", None)
+        embeddings = None if getter is None else getter()
+        holder = embeddings if isinstance(embeddings, nn.Module) else self.model
+        return next(holder.parameters()).device
 
     def reset(self, names: Iterable[str]) -> None:
         """Give these tensors the base's weights, whatever they have been."""

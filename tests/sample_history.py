@@ -21,8 +21,10 @@ from ledger.orm import (
     RefMoveRow,
     RefRow,
     ReplacementRow,
+    SettingsRow,
     SkippedRow,
     Table,
+    TrialRow,
     TurnRow,
     UndoRow,
 )
@@ -50,6 +52,8 @@ def record(engine: Engine) -> None:
             _move(turn, undoing),
             _publication(undoing),
             _keyframe(),
+            tuned_trial(),
+            _settings(),
             OutcomeRow(
                 evaluation_id=evaluation.id,
                 edit_id=edit.id,
@@ -197,6 +201,29 @@ def _publication(turn: TurnRow) -> PublicationRow:
 
 def _keyframe() -> KeyframeRow:
     return KeyframeRow(key="8" * 64, kind="weights", digest="9" * 64, bytes=100, created_at=NOW)
+
+
+def tuned_trial() -> TrialRow:
+    return TrialRow(
+        study="1" * 64,
+        key="2" * 64,
+        values={"learning_rate": "3e-4"},
+        result={"edit_success": 0.5},
+        failure=None,
+        seconds=1.5,
+        created_at=NOW,
+        hash="3" * 64,
+    )
+
+
+def _settings() -> SettingsRow:
+    return SettingsRow(
+        method="ultraedit",
+        values={"learning_rate": 3e-4},
+        evidence={"trials": 1},
+        created_at=NOW,
+        hash="4" * 64,
+    )
 
 
 def _move(old: TurnRow, new: TurnRow) -> RefMoveRow:

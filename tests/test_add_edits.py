@@ -68,11 +68,15 @@ def test_a_turn_records_where_it_came_from_and_how_it_was_made(ledger: Ledger, s
     assert told["method"] == "ultraedit"
     assert told["hyperparameters"] == {
         "modules": [DOWN],
+        "step": "published",
         "learning_rate": 0.5,
         "ridge": 1.0,
         "batch_size": 2,
         "tokens": "target",
         "variance": "published",
+        "retention": 0.0,
+        "locality": 0.0,
+        "contrast": 0.0,
     }
     assert (told["seed"], told["message"]) == (11, "first facts")
     assert told["author"]
@@ -119,7 +123,7 @@ def test_a_turn_records_patch_editor_state_tensors_and_chain(
         assert turn["patch"]["bytes"] == patch.path.stat().st_size == added.patch_bytes
         assert turn["patch"]["rank"] == {f"{DOWN}.weight": patch.changes[f"{DOWN}.weight"].rank}
         state = read_state(ledger.store.open(turn["editor_state"]))
-        assert state["48x32/count"].item() == int(added.figures["tokens"])
+        assert len(state[f"keys/{DOWN}"]) == int(added.figures["tokens"])
     assert (
         PatchFile(ledger.store.path(turns[1]["patch"]["digest"])).header.parent
         == (turns[0]["patch"]["digest"])
@@ -206,7 +210,7 @@ def test_a_turn_that_cannot_change_anything_fails_and_records_nothing(
     before = contents(ledger)
     source = write_facts(tmp_path / "one.json", [fact(0, target="a")])
     with pytest.raises(EditingError, match=r"turn 1 \(rows 0 to 0 .*the shift is zero"):
-        add(ledger, source)
+        record(ledger, source, settings={"step": "published"})
     assert contents(ledger) == before
 
 

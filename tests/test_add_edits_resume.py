@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import open_ledger
+from ledger import database, history, open_ledger
 from ledger.editing import AddEdits, add_edits
 from ledger.progress import Progress
 from ledger.reporting import log, show
@@ -209,10 +209,11 @@ def test_after_undoing_a_turn_the_statistics_are_the_merge_over_the_others(
     live = LiveModel(load(tiny_llama), ledger.checkpoint)
     live.set_state([PatchFile(ledger.store.path(row.patch_digest or "")) for row in kept])
     states = [read_state(ledger.store.path(row.editor_state_digest or "")) for row in kept]
-    editor = EDITORS["ultraedit"].start(live, None, turns[0].hyperparameters, states)
-    prompts, targets = ([str(row[name]) for row in rows] for name in ("prompt", "target"))
-    encoded = encode(tokenizer(), prompts, targets)
-    expected = editor.edit(Facts(edits=[], encoded=encoded)).changes
+    editor = EDITORS["ultraedit"].start(live, tokenizer(), turns[0].hyperparameters, states)
+    with database.reading(ledger.engine) as session:
+        edits = [history.edit_of(row) for row in history.edit_rows(session, [turns[4].id])]
+    encoded = encode(tokenizer(), [edit.prompt for edit in edits], [edit.target for edit in edits])
+    expected = editor.edit(Facts(edits=edits, encoded=encoded)).changes
     found = PatchFile(ledger.store.path(turns[4].patch_digest or ""))
     assert set(found.changes) == set(expected)
     for name, change in expected.items():

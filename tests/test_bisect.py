@@ -149,7 +149,7 @@ def test_one_model_is_loaded_and_nothing_is_recorded(
         loaded.append(folder)
         return load_model(folder, **options)
 
-    monkeypatch.setattr("ledger.bisecting.load_model", counting)
+    monkeypatch.setattr("ledger.jobs.load_model", counting)
     before = contents(ledger)
     assert len(bisect(ledger, FRANCE, "Ro").steps) > 3
     assert len(loaded) == 1

@@ -153,8 +153,9 @@ def test_what_evaluate_tells_programs_has_every_metric_of_base_and_state(ledger:
     told = evaluate(ledger).to_json(per_edit=True)
     assert set(told) == {
         *("turn", "scope", "n", "protocol", "seed", "base", "state", "seconds", "edits"),
+        *("suite", "sample", "intervals"),
     }
-    assert told["scope"] == "in_force"
+    assert (told["scope"], told["suite"], told["sample"]) == ("in_force", "teacher-forced", None)
     assert set(told["base"]) == set(told["state"]) == set(METRICS)
     for edit in told["edits"]:
         assert set(edit) == {"row", "prompt", "target", "base", "state"}

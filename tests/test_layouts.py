@@ -198,6 +198,51 @@ PUBLISHED: list[tuple[str, Fields, Edit]] = [
         ),
     ),
     (
+        "knowedit",
+        {
+            "subject": "Peru",
+            "prompt": "The capital of Peru is",
+            "target_new": "Cusco",
+            "ground_truth": ["Lima", "Ciudad de los Reyes"],
+            "rephrase_prompt": "Peru is governed from",
+            "portability": {
+                "Reasoning": [
+                    {"prompt": "The capital of Peru lies in the valley", "ground_truth": "Huatanay"}
+                ],
+                "Subject_Aliasing": [
+                    {
+                        "prompt": "The capital of the Republic of Peru is",
+                        "ground_truth": [["Cusco", "Qosqo"]],
+                    },
+                    {"prompt": "The capital of Tawantinsuyu is", "ground_truth": [""]},
+                ],
+                "Logical_Generalization": [],
+            },
+            "locality": {
+                "Relation_Specificity": [
+                    {"prompt": "The capital of Chile is", "ground_truth": [["Santiago"]]}
+                ],
+                "Forgetfulness": [{"prompt": "The Nile flows through", "ground_truth": "Egypt"}],
+            },
+        },
+        Edit(
+            prompt="The capital of Peru is",
+            target="Cusco",
+            subject="Peru",
+            old_target="Lima",
+            rephrasings=("Peru is governed from",),
+            locality=(CAPITAL, Probe(prompt="The Nile flows through", answer="Egypt")),
+            further={
+                "reasoning": (
+                    Probe(prompt="The capital of Peru lies in the valley", answer="Huatanay"),
+                ),
+                "subject_aliasing": (
+                    Probe(prompt="The capital of the Republic of Peru is", answer="Cusco"),
+                ),
+            },
+        ),
+    ),
+    (
         "wise-hallucination",
         {
             "prompt": "This is a passage about Peru. Peru is a country.",
@@ -245,6 +290,22 @@ def test_published_layouts_become_the_edit_they_describe(
     tmp_path: Path, layout: str, row: Fields, edit: Edit
 ) -> None:
     assert read(tmp_path, row) == (layout, [Row(number=0, edit=edit, reason=None)])
+
+
+@pytest.mark.parametrize("field", ["portability", "locality"])
+def test_knowedit_probes_that_are_no_object_of_kinds_are_reported(
+    tmp_path: Path, field: str
+) -> None:
+    row = {"prompt": "The capital of Peru is", "target_new": "Cusco", field: ["?"]}
+    layout, (found,) = read(tmp_path, row)
+    assert (layout, found.edit) == ("knowedit", None)
+    assert found.reason == f"{field} is not an object of kinds: list"
+
+
+def test_knowedit_rows_of_wiki_bio_have_other_names(tmp_path: Path) -> None:
+    row = {"concept": "Peru", "text": "This is about Peru.", "labels": "It is old.", "locality": {}}
+    _, (found,) = read(tmp_path, row)
+    assert found.edit == Edit(prompt="This is about Peru.", target="It is old.", subject="Peru")
 
 
 def test_zsre_old_answer_is_the_prediction_where_no_answer_is_known(tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ def test_turns_of_the_first_schema_get_no_figures_and_keep_everything_else(engin
     assert after.pop("replacements") == []
     assert after.pop("publications") == []
     assert after.pop("keyframes") == []
+    assert after.pop("trials") == []
+    assert len(after.pop("settings")) == 1
     assert [row[:-4] for row in after.pop("turns")] == [row[:-4] for row in full["turns"]]
     assert after == {name: kept for name, kept in full.items() if name in after}
 

@@ -20,11 +20,12 @@ from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
 TURN = {
     *("turn", "branch", "kind", "method", "state", "undoes", "replaces", "edits", "skipped"),
     *("message", "patch", "hash", "parent", "created_at", "seconds", "scores"),
-    *("published", "refs", "tags", "copied_from", "retention"),
+    *("published", "refs", "tags", "copied_from", "retention", "rejected"),
 }
 DETAILS = TURN | {
     *("hyperparameters", "seed", "author", "dataset", "rows", "skipped_rows", "editor_state"),
     *("figures", "tensors", "environment", "peak_memory", "notes", "undone_by", "edit_list"),
+    "suites",
 }
 STATUS = {
     *("ledger", "database", "schema", "store", "store_bytes", "keyframe_bytes"),
