@@ -90,7 +90,7 @@ def bisect(
         if prompt is not None or expect is not None:
             raise click.UsageError("--script takes the place of --prompt and --expect: give one")
         if workers is not None:
-            raise click.UsageError("--workers is for prompts; a script judges one state at a time")
+            raise click.UsageError("--script judges one state at a time, without --workers")
         _by_script(opened(ledger_dir), script, span, as_json=as_json)
         return
     if prompt is None or expect is None:

@@ -111,6 +111,8 @@ def _within(one: "Paired") -> str:
 
 
 def _signed(value: float) -> str:
+    # What is zero but for rounding has no sign.
+    value = round(value, 9) + 0.0
     return f"{'+' if value > 0 else ''}{score(value)}"
 
 

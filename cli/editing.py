@@ -61,6 +61,13 @@ def _mapping(_context: click.Context, _option: click.Parameter, text: str | None
     return parse_mapping(text) if text else {}
 
 
+gate_option = click.option(
+    "--gate",
+    metavar="SCORE>=X,…",
+    callback=_gate,
+    help="What a turn must score to be in force, e.g. 'edit_success>=.6,stability>=.55'; retention "
+    "is the success of the earlier edits scored again. A turn that fails is undone by the next.",
+)
 mapping_option = click.option(
     "--map",
     "mapping",
@@ -112,13 +119,7 @@ mapping_option = click.option(
 @click.option("--no-evaluate", is_flag=True, help="Leave out the scores of each turn (faster).")
 @on_conflict_option
 @retention_option
-@click.option(
-    "--gate",
-    metavar="SCORE>=X,…",
-    callback=_gate,
-    help="What a turn must score to be in force, e.g. 'edit_success>=.6,stability>=.55'; retention "
-    "is the success of the earlier edits scored again. A turn that fails is undone by the next.",
-)
+@gate_option
 @click.option("--resume", is_flag=True, help="Go on with the settings of the interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be recorded; change nothing.")
 @message_option
@@ -149,12 +150,14 @@ def add_edits(
     What --modules and --set leave open is as ledger settings shows it; ledger tune searches better
     ones.
 
-    A turn that fails --gate is recorded with its scores, but is not in force; the run goes on, and
-    its exit status is 3. The same command tries its rows again.
+    A turn that fails --gate, or lacks a score that it asks for, is recorded, but not in force. The
+    run goes on without it and ends with exit status 3. The same command, with --resume or without,
+    tries the rows again. Until there are earlier edits, retention passes.
 
     \b
     Example: ledger add-edits facts.json --turn-size 100 -m "Corrections of October"
              ledger add-edits facts.json --method wise
+             ledger add-edits facts.json --gate "edit_success>=.6,retention>=.5"
              ledger add-edits qa.csv --map prompt=question,target=answer --dry-run
     """
     from ledger.editing import AddEdits
@@ -211,20 +214,29 @@ def _run(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
         print_json(_run_json(run, done))
     else:
         _print_end(run, done)
+    end_with_gate(done)
+
+
+def end_with_gate(done: "Sequence[Added]") -> None:
+    """End with a status of its own if a turn was rejected."""
     if any(added.rejected for added in done):
         sys.exit(REJECTED)
+
+
+def in_force(done: "Sequence[Added]") -> "list[Added]":
+    """The turns that passed their gate; what failed it is told."""
+    if rejected := [added for added in done if added.rejected]:
+        numbers = turn_numbers([added.turn for added in rejected])
+        edits = counted(sum(added.edits for added in rejected), "edits")
+        click.echo(f"{edits} in {numbers} failed the gate: not in force")
+    return [added for added in done if not added.rejected]
 
 
 def _print_end(run: "Run", done: "Sequence[Added]") -> None:
     print_conflicts([one for added in done for one in added.overrides], "overrides")
     skipped = [skip for added in done for skip in added.skipped]
     print_rows(skipped + run.counts.unrecorded, run.counts.known)
-    kept = [added for added in done if not added.rejected]
-    if rejected := [added for added in done if added.rejected]:
-        numbers = turn_numbers([added.turn for added in rejected])
-        edits = counted(sum(added.edits for added in rejected), "edits")
-        click.echo(f"{edits} in {numbers} failed the gate: not in force")
-    if kept:
+    if kept := in_force(done):
         made = turn_numbers([added.turn for added in kept])
         edits = counted(sum(added.edits for added in kept), "edits")
         click.echo(f"{edits} recorded in {made}; write the model with: ledger apply --to DIR")
@@ -311,6 +323,7 @@ def _run_json(run: "Run", done: list["Added"]) -> dict[str, Any]:
         "notes": list(run.notes),
         "turns": [added.to_json() for added in done],
         "edits": sum(added.edits for added in done),
+        "rejected": [added.turn for added in done if added.rejected],
         "known": run.counts.known,
         "unrecorded": [{"row": row, "reason": why} for row, why in run.counts.unrecorded],
     }

@@ -94,7 +94,7 @@ def _told(node: "Node") -> str:
     if node.edits:
         what.append(counted(node.edits, "edits"))
     if node.is_rolled_back:
-        what.append("rolled back")
+        what.append("rejected" if node.is_rejected else "rolled back")
     elif node.rolled_back_on:
         what.append(f"rolled back on {', '.join(node.rolled_back_on)}")
     if node.copied_from is not None:

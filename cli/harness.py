@@ -61,7 +61,7 @@ def _print(done: "Harnessed") -> None:
     print_table(
         ("task", "metric", "n", "base", "±", "edited", "±", "better", "worse", "p"),
         [_row(one) for one in done.tasks],
-        right="n|base|±|edited|up|down|p",
+        right="n|base|±|edited|better|worse|p",
     )
     for note in done.notes:
         click.echo(f"note: {note}")

@@ -7,6 +7,7 @@ import click
 
 from cli.options import TURN, branch_option, json_option, ledger_option, opened, print_json
 from cli.rendering import plain, print_facts, print_scores, print_table, settings, short, size
+from ledger.gates import FIGURE, verdict_line
 from ledger.wording import counted, score, turn_numbers
 
 
@@ -86,6 +87,8 @@ def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
     if details["retention"]:
         facts.append(("retention", _retention(details["retention"])))
     facts += [(one["suite"], _suite(one)) for one in details["suites"]]
+    if gate := details["figures"].pop(FIGURE, None):
+        facts.append(("gate", verdict_line(gate)))
     facts += [(name, _figure(value)) for name, value in details["figures"].items()]
     facts.append(("seconds", _pairs({k: f"{v:.2f}" for k, v in seconds.items()})))
     if details["peak_memory"]:
@@ -227,7 +230,8 @@ def _kinds(kinds: dict[str, int]) -> str:
     more = "".join(
         f", {counted(kinds[kind], f'{kind}s')}" for kind in ("merge", "import") if kinds[kind]
     )
-    return f"{kinds['edit']} of edits, {counted(kinds['rollback'], 'rollbacks')}{more}"
+    rejected = f" ({kinds['rejected']} rejected)" if kinds["rejected"] else ""
+    return f"{kinds['edit']} of edits{rejected}, {counted(kinds['rollback'], 'rollbacks')}{more}"
 
 
 def _stored(found: dict[str, Any]) -> str:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.editing import (
+    end_with_gate,
+    gate_option,
+    in_force,
     on_conflict_option,
     print_conflicts,
     print_rows,
@@ -68,6 +71,7 @@ def _span(context: click.Context, option: click.Parameter, text: str) -> Span:
 )
 @on_conflict_option
 @retention_option
+@gate_option
 @device_option
 @dtype_option
 @click.option("--no-evaluate", is_flag=True, help="Leave out the scores of each turn (faster).")
@@ -90,7 +94,8 @@ def replay(
     force already with the same target. This is also how edits move to a new base model: make a
     ledger for it, and replay there with --from-ledger and --defaults.
 
-    Stop it at any time: whole turns stay, and the same command goes on where it stopped.
+    Stop it at any time: whole turns stay, and the same command goes on where it stopped. A turn
+    that fails --gate is recorded, but not in force; the exit status is then 3.
 
     \b
     Example: ledger replay 3..7 --onto 1 --as without-2
@@ -123,7 +128,12 @@ def _run(ledger: "Ledger", origin: "Ledger | None", options: "Replay", as_json: 
                 print_turn(added)
     if as_json:
         print_json(_run_json(run, done))
-        return
+    else:
+        _print_end(ledger, run, done)
+    end_with_gate(done)
+
+
+def _print_end(ledger: "Ledger", run: "Replayed", done: "list[Added]") -> None:
     print_conflicts([one for added in done for one in added.overrides], "overrides")
     print_rows([skip for added in done for skip in added.skipped], 0)
     for number, reason in run.left_out:
@@ -131,8 +141,11 @@ def _run(ledger: "Ledger", origin: "Ledger | None", options: "Replay", as_json: 
     if not done:
         click.echo("nothing to record")
         return
-    edits = counted(sum(added.edits for added in done), "edits")
-    made = turn_numbers([added.turn for added in done])
+    kept = in_force(done)
+    if not kept:
+        return
+    edits = counted(sum(added.edits for added in kept), "edits")
+    made = turn_numbers([added.turn for added in kept])
     there = "" if run.branch == ledger.branch else f"; go there with: ledger switch {run.branch}"
     click.echo(f"{edits} recorded in {made} of branch {run.branch}{there}")
 
@@ -143,6 +156,7 @@ def _run_json(run: "Replayed", done: "list[Added]") -> dict[str, Any]:
         "branch": run.branch,
         "turns": [added.to_json() for added in done],
         "edits": sum(added.edits for added in done),
+        "rejected": [added.turn for added in done if added.rejected],
         "left_out": [{"turn": number, "reason": reason} for number, reason in run.left_out],
         "notes": run.notes,
     }

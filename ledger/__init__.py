@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ledger.evaluating import Evaluated, evaluate
     from ledger.exporting import Exported, export
     from ledger.finding import Wanted
+    from ledger.gates import Gate
     from ledger.import_turn import Imported
     from ledger.importing import import_adapter, import_difference
     from ledger.initialising import Initialised, init
@@ -78,6 +79,7 @@ _HOMES = {
     "ledger.evaluating": ("Evaluated", "evaluate"),
     "ledger.exporting": ("Exported", "export"),
     "ledger.finding": ("Wanted",),
+    "ledger.gates": ("Gate",),
     "ledger.import_turn": ("Imported",),
     "ledger.importing": ("import_adapter", "import_difference"),
     "ledger.initialising": ("Initialised", "init"),
@@ -120,6 +122,7 @@ __all__ = [
     "Exported",
     "Found",
     "Garbage",
+    "Gate",
     "Held",
     "Hit",
     "Imported",

@@ -14,7 +14,7 @@ from ledger.history import Step
 from ledger.orm import DatasetRow, TurnRow
 from ledger.progress import Progress, silent
 from ledger.selection import Batch, Earlier, Selector, planning
-from ledger.turn_work import Head, Work
+from ledger.turn_work import Head, Work, has_memories
 from ledger.workspace import Ledger
 from patches.editors import EDITORS
 from patches.errors import HistoryError
@@ -36,7 +36,8 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
 
     Nothing is recorded until `Run.turns` is iterated; each item is a turn that now exists. Stop at
     any time: whole turns stay, and the same call goes on where it stopped. HistoryError, with
-    nothing recorded, if a row conflicts with what holds and the options say abort.
+    nothing recorded, if a row conflicts with what holds and the options say abort; SettingError if
+    no row can have a score that the gate asks for.
     """
     dataset = open_dataset(options.source, mapping=options.mapping or None, licence=options.licence)
     with database.reading(ledger.engine) as session:
@@ -47,8 +48,12 @@ def add_edits(ledger: Ledger, options: AddEdits, *, progress: Progress = silent)
     if options.on_conflict == ABORT:
         refuse(_planned(ledger, options, dataset, turns, done).conflicts, first=len(turns) + 1)
     torch.manual_seed(options.seed)
-    head = Head(ledger, turns, device=options.device, dtype=options.dtype, progress=progress)
     method = options.method if earlier is None else earlier.method or options.method
+    if options.gate is not None:
+        rows = read_rows(dataset, offset=options.offset, limit=options.limit)
+        edits = (row.edit for row in rows if row.edit is not None)
+        options.gate.check(edits, memories=has_memories(turns, [method]))
+    head = Head(ledger, turns, device=options.device, dtype=options.dtype, progress=progress)
     if earlier is None:
         request, told = settings.under(settings.chosen(ledger, method), request)
         prepared = EDITORS[method].prepare(head.live, head.tokenizer, request)

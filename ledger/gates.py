@@ -9,7 +9,7 @@ its scores, together with the rollback that takes it out of force.
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,24 +87,26 @@ class Gate:
         """Read ``metric>=number,…``; SettingError for anything else, with what there is."""
         return cls(conditions=tuple(_condition(part) for part in text.split(",")))
 
-    def check(self, edits: Sequence[Edit], *, memories: bool) -> None:
-        """SettingError if a score that is asked for cannot come out of these edits.
+    def check(self, edits: Iterable[Edit], *, memories: bool) -> None:
+        """SettingError if a score that is asked for can come out of none of these edits.
 
-        memories: whether there will be side memories in the state.
+        edits: read as far as needed. memories: whether there will be side memories in the state.
         """
         for metric in self.metrics:
-            what, has = _PROBES.get(metric, ("", lambda _edit: True))
             if metric in _OF_MEMORIES and not memories:
                 raise SettingError(
                     f"--gate asks for {metric}, which only states with side memories have "
                     f"(--method wise); leave {metric} out of --gate"
                 )
-            if not any(map(has, edits)):
-                raise SettingError(
-                    f"--gate asks for {metric}, and none of the {len(edits)} edits of the first "
-                    f"turn has {what}; leave {metric} out of --gate, or name the column that has "
-                    "them: --map"
-                )
+        waiting = [metric for metric in self.metrics if metric in _PROBES]
+        remaining = iter(edits)
+        while waiting and (edit := next(remaining, None)) is not None:
+            waiting = [metric for metric in waiting if not _PROBES[metric][1](edit)]
+        if waiting:
+            raise SettingError(
+                f"--gate asks for {waiting[0]}, and no edit has {_PROBES[waiting[0]][0]}; leave "
+                f"{waiting[0]} out of --gate"
+            )
 
     def judge(self, scores: Mapping[str, float | None], retention: float | None) -> "Verdict":
         """scores: means of the state on the turn's edits. retention: of the earlier ones, if any
@@ -137,10 +139,10 @@ def was_rejected(figures: Mapping[str, Any]) -> bool:
     return isinstance(told, dict) and told.get("passed") is False
 
 
-def told(verdict: Mapping[str, Any]) -> str:
-    """A verdict of a turn's figures in one line."""
-    said = "; ".join(verdict["failed"])
-    return f"{verdict['text']}: {f'failed: {said}' if said else 'passed'}"
+def verdict_line(verdict: Mapping[str, Any]) -> str:
+    """What a turn has recorded of its gate, for people."""
+    said = "passed" if verdict["passed"] else f"failed, {'; '.join(verdict['failed'])}"
+    return f"{verdict['text']}: {said}"
 
 
 def _written(number: float) -> str:

@@ -160,7 +160,8 @@ class TurnRow(Table):
     outcomes were kept back; and ``digest`` over these, the origin and the turn's hash.
     tensors: state after the turn: tensor name → SHA-256 of its bytes in the checkpoint's dtype.
     edits_digest: SHA-256 over the digests of the turn's edits in order.
-    figures: what the method told of the turn, e.g. the loss of every edit.
+    figures: what the method told of the turn, e.g. the loss of every edit; and ``gate``, what its
+    gate said, if it was held to one.
     copied_from: hash of the turn that this one repeats, with its patch as it is or edited again.
     """
 

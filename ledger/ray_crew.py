@@ -9,7 +9,11 @@ that dies costs the job that it was at: another worker does that again.
 import logging
 import math
 import os
+import secrets
+import signal
 import tempfile
+import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -31,6 +35,8 @@ _STORE = 256 * 2**20
 _PROCESSORS = 4
 # A job that takes its worker along so often is not tried again.
 _DEATHS = 3
+# Of a cluster that does not answer at once; seconds between.
+_CALLS, _PAUSE = 3, 2.0
 
 
 @contextmanager
@@ -51,14 +57,32 @@ def ray_crew(
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as scratch:
         crew = None
         try:
-            _connect(ray, workers, count, scratch)
+            with _uninterrupted():
+                _connect(ray, workers, count, scratch)
             team = _local_team(ray, count, device) if count else _cluster_team(ray, device)
             crew = RayCrew(ray, ledger, team, device=device, dtype=dtype)
             yield crew
         finally:
-            if crew is not None:
-                crew.dismiss()
-            ray.shutdown()
+            with _uninterrupted():
+                if crew is not None:
+                    crew.dismiss()
+                ray.shutdown()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C counts at the end: Ray leaves processes behind if it is stopped while it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _count(workers: str) -> int | None:
@@ -97,8 +121,10 @@ def _connect(ray: Any, workers: str, count: int | None, scratch: str) -> None:
         warnings.simplefilter("ignore")
         try:
             if count is None:
-                ray.init(workers, logging_level=logging.ERROR)
+                _call(ray, workers)
             else:
+                # Ray would leave one in the user's home, for all that they do with it later.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
                 ray.init(
                     "local",  # whatever cluster RAY_ADDRESS names
                     num_cpus=count,
@@ -106,13 +132,25 @@ def _connect(ray: Any, workers: str, count: int | None, scratch: str) -> None:
                     object_store_memory=_STORE,
                     logging_level=logging.ERROR,
                     log_to_driver=False,
-                    _node_ip_address="127.0.0.1",
                     _temp_dir=scratch,
                 )
         except Exception as error:  # Ray raises many kinds
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            # The last line: a cluster may answer with a traceback.
+            reason = [type(error).__name__, *str(error).strip().splitlines()][-1]
             what = "no cluster answers there" if count is None else "Ray does not start"
             raise SettingError(f"--workers {workers}: {what} ({reason})") from error
+
+
+def _call(ray: Any, address: str) -> None:
+    """A cluster that has just begun, or is very busy, may not take the first call."""
+    for left in reversed(range(_CALLS)):
+        try:
+            ray.init(address, logging_level=logging.ERROR)
+            return
+        except ConnectionError:
+            if not left:
+                raise
+            time.sleep(_PAUSE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +219,10 @@ class _Process:
         self._made = (folder, device, dtype)
         self._worker: Worker | None = None
 
+    def started(self) -> tuple[None, None]:
+        """Answers as soon as the process is there."""
+        return None, None
+
     def do(self, job: Job) -> tuple[Any, Exception | None]:
         """The result, or the error of the job itself."""
         try:
@@ -195,10 +237,12 @@ class _Process:
 
 @dataclass(kw_only=True)
 class _Work:
-    """Jobs that are still to be done: of each worker its own, in order."""
+    """Jobs that are still to be done: of each worker its own, in order. deaths: by place of the
+    job; None: of workers that had none yet."""
 
+    jobs: Sequence[Job]
     queues: list[deque[int]]
-    deaths: dict[int, int] = field(default_factory=dict)
+    deaths: dict[int | None, int] = field(default_factory=dict)
 
     def next_for(self, worker: int) -> int | None:
         """Its own next one, or the last of the one who has most left."""
@@ -206,6 +250,10 @@ class _Work:
             return self.queues[worker].popleft()
         longest = max(self.queues, key=len)
         return longest.pop() if longest else None
+
+    def name(self, place: int) -> str:
+        """A job, for people."""
+        return f"{type(self.jobs[place]).__name__} {place + 1} of {len(self.jobs)}"
 
 
 class _DiedError(Exception):
@@ -223,51 +271,67 @@ class RayCrew:
         folder, environment = str(ledger.folder.resolve()), _environment(ledger)
         self._arguments = (folder, environment, team.threads, device, dtype)
         self._process = ray.remote(**team.resources)(_Process)
-        self._workers = [self._process.remote(*self._arguments) for _ in range(team.size)]
+        self._workers: dict[int, Any] = {}
+        # What is waited for: reference → worker, and the place of its job; None: its start.
+        self._waiting: dict[Any, tuple[int, int | None]] = {}
+        for worker in range(team.size):
+            self._start(worker)
 
     def run(
         self, jobs: Sequence[Job], *, phase: str, progress: Progress = silent
     ) -> Iterator[tuple[int, Any]]:
-        """Each worker is given a job at a time, first those of a span of states of its own. Closed
-        early, what is at work is given up."""
-        work = _Work(queues=_spans(jobs, len(self._workers)))
-        running: dict[Any, tuple[int, int]] = {}
-        total, done = sum(job.size for job in jobs), 0
+        """Each worker is given a job at a time, first those of a span of states of its own, once it
+        has started: a cluster may have no room for it yet. Closed early, what is at work is given
+        up."""
+        work = _Work(jobs=jobs, queues=_spans(jobs, self.size))
+        total, done, left = sum(job.size for job in jobs), 0, len(jobs)
         progress(phase, done, total)
         try:
-            for worker in range(len(self._workers)):
-                self._give(worker, jobs, work, running)
-            while running:
-                ready, _ = self._ray.wait([*running], num_returns=1)
-                worker, place = running.pop(ready[0])
+            while left:
+                self._hand_out(work)
+                (reference,), _ = self._ray.wait([*self._waiting], num_returns=1)
+                worker, place = self._waiting.pop(reference)
                 try:
-                    results = [self._result(ready[0])]
+                    result = self._result(reference)
                 except _DiedError as death:
-                    results = []
-                    self._bury(worker, place, jobs, work, str(death))
-                # Also those that had nothing left: a job may have come back.
-                idle = {*range(len(self._workers))} - {one for one, _ in running.values()}
-                for one in sorted(idle):
-                    self._give(one, jobs, work, running)
-                for result in results:
-                    done += jobs[place].size
-                    progress(phase, done, total)
-                    yield place, result
+                    self._bury(worker, place, work, str(death))
+                    continue
+                if place is None:
+                    continue
+                # Nobody is idle while the result is recorded.
+                self._hand_out(work)
+                done, left = done + jobs[place].size, left - 1
+                progress(phase, done, total)
+                yield place, result
+        except ConnectionError as error:
+            if self._is_there():
+                raise
+            raise WorkerError(
+                f"the cluster has gone away ({error}); what was recorded stays: run again"
+            ) from error
         finally:
-            for worker in {one for one, _ in running.values()}:
-                self._replace(worker)
+            for worker, place in [*self._waiting.values()]:
+                if place is not None and self._is_there():
+                    self._replace(worker)
 
     def dismiss(self) -> None:
         """The workers end."""
-        for worker in self._workers:
-            self._ray.kill(worker)
+        for process in self._workers.values():
+            if self._is_there():
+                self._ray.kill(process)
 
-    def _give(
-        self, worker: int, jobs: Sequence[Job], work: _Work, running: dict[Any, tuple[int, int]]
-    ) -> None:
-        place = work.next_for(worker)
-        if place is not None:
-            running[self._workers[worker].do.remote(jobs[place])] = (worker, place)
+    def _is_there(self) -> bool:
+        """Whether Ray is connected; asked for anything else, it would start one of its own here."""
+        return bool(self._ray.is_initialized())
+
+    def _hand_out(self, work: _Work) -> None:
+        """A job to everyone who waits for none."""
+        idle = {*self._workers} - {worker for worker, _ in self._waiting.values()}
+        for worker in sorted(idle):
+            place = work.next_for(worker)
+            if place is not None:
+                reference = self._workers[worker].do.remote(work.jobs[place])
+                self._waiting[reference] = (worker, place)
 
     def _result(self, reference: Any) -> Any:
         """The job's error is raised as it would come out of this process, and `_DiedError` if the
@@ -282,21 +346,30 @@ class RayCrew:
             raise error
         return result
 
-    def _bury(self, worker: int, place: int, jobs: Sequence[Job], work: _Work, reason: str) -> None:
+    def _bury(self, worker: int, place: int | None, work: _Work, reason: str) -> None:
         """A new worker comes, and the job goes back to the front."""
         deaths = work.deaths[place] = work.deaths.get(place, 0) + 1
         if deaths >= _DEATHS:
+            what = "at their start" if place is None else f"over {work.name(place)}"
             raise WorkerError(
-                f"{deaths} workers in a row have died over {type(jobs[place]).__name__} "
-                f"{place + 1} of {len(jobs)} ({reason.strip()}). Is there enough memory? Use fewer "
-                "workers, or none, to see more"
+                f"{deaths} workers in a row have died {what} ({reason.strip()}). Is there enough "
+                "memory? Use fewer workers, or none, to see more"
             )
         self._replace(worker)
-        work.queues[worker].appendleft(place)
+        if place is not None:
+            work.queues[worker].appendleft(place)
 
     def _replace(self, worker: int) -> None:
         self._ray.kill(self._workers[worker])
-        self._workers[worker] = self._process.remote(*self._arguments)
+        self._waiting = {
+            reference: what for reference, what in self._waiting.items() if what[0] != worker
+        }
+        self._start(worker)
+
+    def _start(self, worker: int) -> None:
+        process = self._process.remote(*self._arguments)
+        self._workers[worker] = process
+        self._waiting[process.started.remote()] = (worker, None)
 
 
 def _spans(jobs: Sequence[Job], workers: int) -> list[deque[int]]:

@@ -24,9 +24,10 @@ from ledger.progress import Progress, silent
 from ledger.recorded_edits import RecordedEdits, of_facts, of_turn
 from ledger.refs import Rev, branches, resolve
 from ledger.selection import Selector, planning
-from ledger.turn_work import Head, Work
+from ledger.turn_work import Head, Work, has_memories
 from ledger.workspace import Ledger
 from patches.canonical import canonical_json
+from patches.edit import Edit
 from patches.editors import EDITORS, Editor, Prepared, Request
 from patches.errors import HistoryError, ModelError, SettingError
 
@@ -88,7 +89,7 @@ def replay(
     source: the ledger that they come from, maybe of another base model. Stop at any time: whole
     turns stay, and the same call goes on. HistoryError if there is nothing to edit again, or a
     branch of that name is there and is not this replay's; ModelError if the recorded settings do
-    not fit the model.
+    not fit the model; SettingError if no edit can have a score that the gate asks for.
     """
     origin = source or ledger
     if origin.url == ledger.url and origin.folder != ledger.folder:
@@ -107,6 +108,9 @@ def replay(
     turns = _target(ledger, options, name, chosen)
     if options.on_conflict == ABORT:
         refuse(_conflicts(ledger, origin, turns, usable), first=len(turns) + 1)
+    if options.gate is not None:
+        memories = has_memories(turns, [step.method for step in usable])
+        options.gate.check(_edits(origin, usable), memories=memories)
     there = ledger if options.onto is None else _at(ledger, name)
     head = Head(there, turns, device=options.device, dtype=options.dtype, progress=progress)
     found = Replayed(
@@ -348,6 +352,13 @@ def _conflicts(
             standing.plan(batch.facts)
             found += batch.overrides
     return found
+
+
+def _edits(origin: Ledger, chosen: Sequence[Step]) -> Iterator[Edit]:
+    """What the chosen turns edited, as far as its texts are here."""
+    for step in chosen:
+        source = of_turn(origin, step)
+        yield from (row.edit for row in (source.rows if source else ()) if row.edit is not None)
 
 
 def _selector(head: Head, on_conflict: str) -> Selector:

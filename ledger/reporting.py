@@ -17,7 +17,14 @@ from ledger.history import Step
 from ledger.orm import BlobRow, EvaluationRow, KeyframeRow, OutcomeRow, PublicationRow, SkippedRow
 from ledger.refs import Rev, branches, names_of_turns, resolve
 from ledger.suite_scores import suite_scores
-from ledger.turn import Turn, publication_json, publications, scores_json, told
+from ledger.turn import (
+    Turn,
+    publication_json,
+    publications,
+    rejected_among,
+    scores_json,
+    told,
+)
 from ledger.workspace import Ledger
 from patches.errors import HistoryError
 
@@ -183,6 +190,8 @@ def status(ledger: Ledger) -> Status:
         known = branches(session)
         names = names_of_turns(session).get(turns[-1].id, []) if turns else []
         published = publications(session, list(numbers))
+        gone = [turn.id for turn in turns if turn.kind == "edit" and not turn.in_force]
+        rejected = rejected_among(session, gone)
     kinds = Counter(turn.kind for turn in turns)
     return Status(
         content={
@@ -206,6 +215,7 @@ def status(ledger: Ledger) -> Status:
                 **{kind: kinds[kind] for kind in ("edit", "rollback", "merge", "import")},
                 "in_force": len(in_force),
                 "rolled_back": sum(kinds[kind] for kind in history.CHANGING) - len(in_force),
+                "rejected": len(rejected),
             },
             "edits_in_force": sum(turn.edits for turn in in_force),
             "edits_recorded": sum(turn.edits for turn in turns),

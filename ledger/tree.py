@@ -1,6 +1,6 @@
 """The tree of turns as `log --graph` draws it: newest first, every turn before its parent."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from ledger.branching import BRANCH
 from ledger.chain import timestamp
 from ledger.history import IN_FORCE, ROLLED_BACK, chunks
 from ledger.orm import RefRow, TurnRow, UndoRow
+from ledger.turn import rejected_among
 from ledger.workspace import Ledger
 
 _TOGETHER = 500
@@ -25,6 +26,7 @@ class Node:
 
     refs: branches and tags at it, `tags` those of them that are tags. rolled_back_on: the branches
     that have gone through it and on which it is rolled back; is_rolled_back: on all of them.
+    is_rejected: it is rolled back, for having failed its gate.
     """
 
     id: int
@@ -43,6 +45,7 @@ class Node:
     tags: tuple[str, ...]
     rolled_back_on: tuple[str, ...]
     is_rolled_back: bool
+    is_rejected: bool
 
     def to_json(self) -> dict[str, Any]:
         """The contract of ``ledger log --graph --json``; fields are only ever added."""
@@ -55,6 +58,7 @@ class Node:
             "method": self.method,
             "state": ROLLED_BACK if self.is_rolled_back else IN_FORCE,
             "rolled_back_on": list(self.rolled_back_on),
+            "rejected": self.is_rejected,
             "edits": self.edits,
             "message": self.message,
             "created_at": timestamp(self.created_at),
@@ -86,6 +90,10 @@ class _Seen:
     by: frozenset[str]
     undone_on: frozenset[str]
 
+    @property
+    def is_rolled_back(self) -> bool:
+        return bool(self.by) and self.undone_on == self.by
+
 
 def graph(ledger: Ledger, *, branch: str | None = None, last: int | None = None) -> list[Node]:
     """The turns that branches and tags lead to, the newest first, or the `last` of them.
@@ -97,7 +105,8 @@ def graph(ledger: Ledger, *, branch: str | None = None, last: int | None = None)
         tips = _tips(session, branch)
         seen = _walk(session, tips, names, last)
         parents = _hashes(session, [one.row.parent_id for one in seen if one.row.parent_id])
-    return [_node(one, names.get(one.row.id, ()), parents) for one in seen]
+        rejected = rejected_among(session, [one.row.id for one in seen if one.is_rolled_back])
+    return [_node(one, names.get(one.row.id, ()), parents, rejected) for one in seen]
 
 
 def _tips(session: Session, branch: str | None) -> set[int]:
@@ -166,7 +175,12 @@ def _hashes(session: Session, ids: Sequence[int]) -> dict[int, str]:
     return found
 
 
-def _node(seen: _Seen, names: Sequence[tuple[str, str]], parents: Mapping[int, str]) -> Node:
+def _node(
+    seen: _Seen,
+    names: Sequence[tuple[str, str]],
+    parents: Mapping[int, str],
+    rejected: Collection[int],
+) -> Node:
     row = seen.row
     return Node(
         id=row.id,
@@ -184,5 +198,6 @@ def _node(seen: _Seen, names: Sequence[tuple[str, str]], parents: Mapping[int, s
         refs=tuple(name for _, name in names),
         tags=tuple(name for kind, name in names if kind != BRANCH),
         rolled_back_on=tuple(sorted(seen.undone_on)),
-        is_rolled_back=bool(seen.by) and seen.undone_on == seen.by,
+        is_rolled_back=seen.is_rolled_back,
+        is_rejected=row.id in rejected,
     )

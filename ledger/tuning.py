@@ -200,7 +200,6 @@ class _Search:
         held = self._held_out(rung, best)
         built_in = SPACES[self._options.method].references
         objective = halving.objective.beside(held[name].scores for name in built_in)
-        found = self._is_better(held, objective)
         return Tuned(
             **self._told_of(halving),
             dataset=dataset,
@@ -210,9 +209,9 @@ class _Search:
                 for name, tried in held.items()
             ],
             held_out_rung=rung,
-            found=found,
+            found=best.name != self._current,
             seconds=self._spent(),
-            notes=self._notes(best, found=found),
+            notes=self._notes(best),
         )
 
     def _told_of(self, halving: Halving) -> dict[str, Any]:
@@ -291,14 +290,7 @@ class _Search:
         names = {CHOSEN: best.choice, **self._references}
         return {name: found[choice.key] for name, choice in names.items()}
 
-    def _is_better(self, held: Mapping[str, Tried], objective: Objective) -> bool:
-        """Whether the choice is at least as good on held-out rows as what counts now."""
-        one, other = held[CHOSEN], held[self._current]
-        if one.failure is not None or other.failure is not None:
-            return one.failure is None
-        return objective.rank(one.scores) >= objective.rank(other.scores)
-
-    def _notes(self, best: Tried, *, found: bool) -> tuple[str, ...]:
+    def _notes(self, best: Tried) -> tuple[str, ...]:
         notes = []
         if self._split.neutral:
             notes.append(
@@ -306,11 +298,6 @@ class _Search:
             )
         if best.name == self._current:
             notes.append(f"nothing that was tried is better than what counts now ({best.name})")
-        elif not found:
-            notes.append(
-                f"the best of the trials is not better than what counts now ({self._current}) on "
-                "the held-out rows, so that stays; give more rows or a larger budget"
-            )
         return tuple(notes)
 
 

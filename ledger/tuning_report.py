@@ -62,8 +62,8 @@ class Tuned:
     """The result. rungs: with how many trials each. trials, failed: of all rungs.
 
     frontier: on the deciding rung, best first by the objective. held_out: how the choice and the
-    references do on `held_out_rung` of other rows. current: the name of what counted before, which
-    stays where the search found nothing that is better on these rows too: then `found` is False.
+    references do on `held_out_rung` of other rows, which decide nothing. current: the name of what
+    counted before, which stays where no trial was better: then `found` is False.
     """
 
     method: str
@@ -94,8 +94,7 @@ class Tuned:
     @property
     def values(self) -> dict[str, Any]:
         """The settings to use: hyperparameter → value, with the modules."""
-        name = "chosen" if self.found else self.current
-        return next(one.values for one in self.held_out if one.name == name)
+        return next(one.values for one in self.held_out if one.name == "chosen")
 
     @property
     def options(self) -> list[str]:

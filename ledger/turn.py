@@ -115,6 +115,18 @@ class Turn:
         return told
 
 
+def rejected_among(session: Session, ids: Sequence[int]) -> set[int]:
+    """Row ids of those of these turns, none of them in force, that had failed their gate."""
+    return {
+        found
+        for some in chunks(ids)
+        for found, figures in session.execute(
+            select(TurnRow.id, TurnRow.figures).where(TurnRow.id.in_(some))
+        )
+        if was_rejected(figures)
+    }
+
+
 def patch_json(patch: BlobRow) -> dict[str, Any]:
     """digest, bytes, and the rank per tensor (null for a kind without one)."""
     return {

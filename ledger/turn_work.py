@@ -1,7 +1,7 @@
 """The work of one turn of edits: solved, stored, applied, scored and recorded as a whole."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,6 @@ class Head:
         self._row = keyframes.Growing(ledger, used)
         self._earlier = EarlierEdits(ledger, in_force, self.standing)
         self._others = OtherBranches(ledger, turns)
-        self._is_gate_checked = False
         self._states = [
             (step.method, step.editor_state_digest) for step in in_force if step.editor_state_digest
         ]
@@ -100,10 +99,8 @@ class Head:
 
         One that fails its gate is recorded together with the rollback that undoes it, and the state
         stays what it was. EditingError and others say which rows it was: then nothing of it was
-        recorded, but the live model may have moved on. SettingError, with nothing edited, if the
-        first of the turns cannot have a score that its gate asks for.
+        recorded, but the live model may have moved on.
         """
-        self._check_gate(editor.method, work)
         started = time.perf_counter()
         environment.start_peak_memory(self.live.device)
         result = self._solve(editor, work)
@@ -130,13 +127,6 @@ class Head:
             editor.accept(result)
             self._move_on(recorded, made, work)
         return added
-
-    def _check_gate(self, method: str, work: Work) -> None:
-        """Only once: a later turn that lacks a score is rejected, and the run goes on."""
-        if work.gate is not None and not self._is_gate_checked:
-            memories = method == WISE or bool(self.live.memories)
-            work.gate.check([recorded.edit for recorded in work.batch.edits], memories=memories)
-            self._is_gate_checked = True
 
     def _solve(self, editor: Editor, work: Work) -> Result:
         batch = work.batch
@@ -295,6 +285,11 @@ class Head:
         self._parent = turn_id
         self._parent_patch = made.patch.digest
         self.number += 1
+
+
+def has_memories(turns: Sequence[Step], methods: Iterable[str | None]) -> bool:
+    """Whether there are side memories in the state, or will be once these methods have edited."""
+    return WISE in methods or any(step.has_memory for step in history.patches_in_force(turns))
 
 
 def _verdict(gate: Gate | None, scores: NewEvaluation | None, kept: Kept | None) -> Verdict | None:

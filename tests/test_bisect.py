@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.applying import apply_to_folder
-from ledger.bisecting import bisect, narrow
+from ledger.bisecting import bisect, narrow, upcoming
 from ledger.branching import create_branch
+from ledger.jobs import LocalCrew
 from ledger.loading import load_patched
 from ledger.models import load_model
 from ledger.reporting import log
@@ -154,6 +157,63 @@ def test_one_model_is_loaded_and_nothing_is_recorded(
     assert len(bisect(ledger, FRANCE, "Ro").steps) > 3
     assert len(loaded) == 1
     assert contents(ledger) == before
+
+
+class Wide(LocalCrew):
+    """A crew that is given as many jobs at a time as three workers."""
+
+    size = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a search came to but for the states that it asked, or its error; and these states."""
+
+    told: dict[str, Any] | str
+    steps: dict[int, Any]
+
+    @classmethod
+    def of(cls, ledger: Ledger, prompt: str, expect: str, first: int) -> "Outcome":
+        try:
+            told = bisect(ledger, prompt, expect, first=first).to_json()
+        except HistoryError as error:
+            return cls(told=str(error), steps={})
+        return cls(steps={step["turn"]: step for step in told.pop("steps")}, told=told)
+
+
+@pytest.mark.parametrize("prompt", ANSWERS)
+@pytest.mark.parametrize("first", [0, 1, 2, 4, 6])
+def test_several_workers_find_the_turn_that_one_finds(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, prompt: str, first: int
+) -> None:
+    """Also where the answer changed more than once, and a search may end at any of them."""
+    team = Wide(ledger, device="cpu", dtype=None)
+    for expect in sorted({*ANSWERS[prompt]} - {"-"}):
+        alone = Outcome.of(ledger, prompt, expect, first)
+        with monkeypatch.context() as patch:
+            patch.setattr("ledger.bisecting.crew", lambda *_args, **_options: nullcontext(team))
+            together = Outcome.of(ledger, prompt, expect, first)
+        assert together.told == alone.told
+        assert together.steps.items() >= alone.steps.items()
+
+
+@given(st.integers(0, 5), st.integers(1, 70), st.integers(1, 9), st.data())
+def test_the_states_that_are_asked_ahead_are_those_that_the_search_may_come_to(
+    first: int, length: int, count: int, data: st.DataObject
+) -> None:
+    last = first + length
+    ahead = upcoming(first, last, count)
+    assert len(ahead) == min(count, length - 1)
+    assert len(ahead) == len({*ahead})
+    tried: list[int] = []
+
+    def like_last(turn: int) -> bool:
+        tried.append(turn)
+        return data.draw(st.booleans())
+
+    narrow(first, last, like_last)
+    # A whole level of the search after the other.
+    assert {*tried[: (count + 1).bit_length() - 1]} <= {*ahead}
 
 
 def test_a_range_is_on_the_line_to_its_end_whatever_the_branch(ledger: Ledger) -> None:
@@ -326,6 +386,7 @@ def test_people_see_the_path_the_culprit_and_its_neighbours(
         [],
         ["--prompt", FRANCE, "--expect", "Ro", "--script", "true"],
         ["--script", "true", "--expect", "Ro"],
+        ["--script", "true", "--workers", "2"],
     ],
 )
 def test_a_question_or_a_script_and_not_both(

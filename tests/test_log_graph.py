@@ -24,7 +24,7 @@ from tests.command_line import call, done
 Capture = pytest.CaptureFixture[str]
 FIELDS = {
     *("turn", "hash", "parent", "branch", "kind", "method", "state", "rolled_back_on", "edits"),
-    *("message", "created_at", "copied_from", "refs", "tags"),
+    *("message", "created_at", "copied_from", "refs", "tags", "rejected"),
 }
 
 
@@ -65,6 +65,7 @@ def node(number: int, parent: int | None) -> Node:
         tags=(),
         rolled_back_on=(),
         is_rolled_back=False,
+        is_rejected=False,
     )
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tests.command_line import LEDGER
 from tests.known_answers import FRANCE, GUITAR, TENSOR, teach
 from tests.ledgers import contents
 from tests.plain_ledgers import new_ledger
+from tests.processes import INTERRUPTED
 
 pytest.importorskip("ray")
 # What Ray and its parts announce about themselves.
@@ -101,6 +103,54 @@ def here(ledger: Ledger, jobs: Sequence[Job]) -> list[Any]:
     return done(LocalCrew(ledger, device="cpu", dtype=None), jobs)
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[str]:
+    """A cluster of this machine that runs by itself; its address. folder: for its files."""
+    client = free_port()
+    line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    line += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", "--num-cpus=2"]
+    line += [f"--ray-client-server-port={client}", f"--temp-dir={folder}"]
+    line += ["--include-dashboard=false", "--disable-usage-stats"]
+    # The jobs of this file must be found there too.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
+    ) as head:
+        try:
+            assert head.stdout is not None
+            next(line for line in head.stdout if "Ray runtime started" in line)
+            yield f"ray://127.0.0.1:{client}"
+            assert head.poll() is None
+        finally:
+            head.terminate()
+            head.communicate()
+
+
+@pytest.mark.slow
+def test_a_cluster_does_the_work_goes_on_running_and_writes_down_no_password(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Otherwise both sides would look for a token in the user's home.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    jobs = [Norm(at=at) for at in states(ledger)]
+    # Its sockets take short paths only.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, cluster(Path(folder)) as address:
+        monkeypatch.setenv("PGPASSWORD", "not-to-be-told")
+        with crew(ledger, address, device="cpu", dtype=None) as them:
+            assert done(them, jobs) == here(ledger, jobs)
+            assert done(them, [Password()]) == ["not-to-be-told"]
+        written = [path for path in Path(folder).rglob("*") if path.is_file()]
+        assert written
+        assert not [path for path in written if b"not-to-be-told" in path.read_bytes()]
+
+
 def test_two_workers_one_of_them_killed_give_the_numbers_of_one_process_and_write_nothing(
     ledger: Ledger, team: SizedCrew, tmp_path: Path
 ) -> None:
@@ -146,73 +196,57 @@ def test_what_names_no_workers_is_refused(ledger: Ledger, workers: str) -> None:
         pass
 
 
-def children() -> set[str]:
-    """Processes of Ray on this machine, by id."""
-    told = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+def session(leader: int) -> list[str]:
+    """The processes of the session that this process has begun."""
+    told = subprocess.run(["ps", "-eo", "sid,args"], capture_output=True, text=True, check=True)
     lines = [line.split(maxsplit=1) for line in told.stdout.splitlines()]
-    return {pid for pid, args in lines if "raylet" in args or "ray::" in args or "gcs_" in args}
+    return [args for sid, args in lines if sid == str(leader)]
+
+
+def ended(leader: int) -> bool:
+    """Whether all of them end in a moment."""
+    for _ in range(40):
+        if not session(leader):
+            return True
+        time.sleep(0.25)
+    return False
+
+
+def command(ledger: Ledger, *words: str) -> "subprocess.Popen[str]":
+    """`ledger bisect` with two workers, at the head of a session of its own."""
+    line = [str(LEDGER), "bisect", "--ledger", str(ledger.folder), "--device", "cpu", *words]
+    line += ["--prompt", FRANCE, "--expect", "Ro", "--from", "1", "--workers", "2"]
+    return subprocess.Popen(
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.mark.slow
 def test_a_command_with_workers_finds_the_same_prints_nothing_of_ray_and_leaves_nothing(
     ledger: Ledger,
 ) -> None:
-    command = [str(LEDGER), "bisect", "--ledger", str(ledger.folder), "--json"]
-    command += ["--prompt", FRANCE, "--expect", "Ro", "--from", "1", "--workers", "2"]
-    before, scratch = children(), {*Path("/tmp").glob("tmp*")}
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ended.stderr == ""
-    told, expected = json.loads(ended.stdout), bisect(ledger, FRANCE, "Ro", first=1).to_json()
+    with command(ledger, "--json") as running:
+        out, err = running.communicate()
+    assert (running.returncode, err) == (0, "")
+    told, expected = json.loads(out), bisect(ledger, FRANCE, "Ro", first=1).to_json()
     asked = {step["turn"]: step for step in told.pop("steps")}
-    assert [asked[step["turn"]] for step in expected.pop("steps")] == [*asked.values()]
+    assert all(asked[step["turn"]] == step for step in expected.pop("steps"))
     assert told == expected
-    assert children() <= before
-    assert {*Path("/tmp").glob("tmp*/session_*")} <= {one / "session_*" for one in scratch}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-@contextmanager
-def cluster(folder: Path) -> Iterator[str]:
-    """A cluster of this machine that runs by itself; its address. folder: for its files."""
-    client = free_port()
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-    command += ["--node-ip-address=127.0.0.1", f"--port={free_port()}", "--num-cpus=2"]
-    command += [f"--ray-client-server-port={client}", f"--temp-dir={folder}"]
-    command += ["--include-dashboard=false", "--disable-usage-stats"]
-    # The jobs of this file must be found there too.
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
-    ) as head:
-        try:
-            assert head.stdout is not None
-            next(line for line in head.stdout if "Ray runtime started" in line)
-            yield f"ray://127.0.0.1:{client}"
-            assert head.poll() is None
-        finally:
-            head.terminate()
-            head.communicate()
+    assert ended(running.pid)
 
 
 @pytest.mark.slow
-def test_a_cluster_does_the_work_goes_on_running_and_writes_down_no_password(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Otherwise both sides would look for a token in the user's home.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    jobs = [Norm(at=at) for at in states(ledger)]
-    # Its sockets take short paths only.
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, cluster(Path(folder)) as address:
-        monkeypatch.setenv("PGPASSWORD", "not-to-be-told")
-        with crew(ledger, address, device="cpu", dtype=None) as them:
-            assert done(them, jobs) == here(ledger, jobs)
-            assert done(them, [Password()]) == ["not-to-be-told"]
-        written = [path for path in Path(folder).rglob("*") if path.is_file()]
-        assert written
-        assert not [path for path in written if b"not-to-be-told" in path.read_bytes()]
+def test_a_command_that_is_interrupted_leaves_no_worker(ledger: Ledger) -> None:
+    with command(ledger) as running:
+        while not any("ray::" in line for line in session(running.pid)):
+            assert running.poll() is None
+            time.sleep(0.25)
+        os.killpg(running.pid, signal.SIGINT)
+        _, err = running.communicate()
+    assert running.returncode == INTERRUPTED
+    assert "Traceback" not in err
+    assert ended(running.pid)

@@ -23,12 +23,13 @@ def test_there_are_commands_to_check() -> None:
 def test_every_command_in_the_readme_is_one_that_the_program_takes(line: str) -> None:
     words = shlex.split(line)[1:]
     command: click.Command = commands
-    context = click.Context(command)
+    # As the program makes it: click keeps what a command is first asked for help with.
+    context = click.Context(command, **commands.context_settings)
     while isinstance(command, click.Group):
         found = command.get_command(context, words.pop(0))
         assert found is not None, line
         command = found
-    command.make_context(command.name, words)
+    command.make_context(command.name, words, parent=context)
 
 
 @pytest.mark.parametrize(

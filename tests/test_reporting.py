@@ -136,6 +136,7 @@ def test_status_tells_exactly_these_facts(ledger: Ledger) -> None:
         "import": 0,
         "in_force": 1,
         "rolled_back": 1,
+        "rejected": 0,
     }
     assert found["in_force"] == [2]
     assert (found["edits_in_force"], found["edits_recorded"], found["skipped"]) == (2, 5, 2)

@@ -17,6 +17,7 @@ from ledger.cards.markdown import (
 )
 from ledger.cards.subject import Source, Subject
 from ledger.cards.use import limits, loading, verifying
+from ledger.gates import was_rejected
 from ledger.history import CHANGING
 from ledger.turn import Turn
 from ledger.wording import NOTHING, counted, is_number, score, turn_numbers
@@ -170,9 +171,15 @@ def _turn_cells(subject: Subject, turn: Turn) -> tuple[str, ...]:
         _kind(turn),
         f"{turn.row.edits:,}" if turn.row.edits else NOTHING,
         _rows(subject.sources.get(turn.number), turn),
-        "in force" if turn.number in subject.active else "rolled back",
+        _state(subject, turn),
         *(score(values.get(name)) for name in ("edit_success", "generalization", "stability")),
     )
+
+
+def _state(subject: Subject, turn: Turn) -> str:
+    if turn.number in subject.active:
+        return "in force"
+    return "rejected" if was_rejected(turn.row.figures) else "rolled back"
 
 
 def _kind(turn: Turn) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from ledger.gates import FIGURE
 from patches.errors import ManifestError
 
 Types = Mapping[str, tuple[type, ...]]
@@ -57,6 +58,7 @@ _DATASET: Types = {
     "licence": MAYBE_TEXT,
 }
 _SCORES: Types = {"n": (int,), "base": (dict,), "state": (dict,)}
+_VERDICT: Types = {"text": TEXT, "passed": (bool,), "failed": (list,)}
 _EVALUATION: Types = {
     "protocol": (dict,),
     "seed": (int,),
@@ -142,7 +144,11 @@ def _check_values(content: dict[str, Any], where: str) -> None:
     if type(modules) is not list:
         raise ManifestError(f"{where}: modules are not a list")
     _all(dict(enumerate(modules)), TEXT, f"{where}: modules")
-    for name, figure in content.get("figures", {}).items():
+    figures = dict(content.get("figures", {}))
+    if FIGURE in figures:
+        verdict = fields(figures.pop(FIGURE), _VERDICT, f"{where}: figure {FIGURE}")
+        _all(dict(enumerate(verdict["failed"])), TEXT, f"{where}: figure {FIGURE}")
+    for name, figure in figures.items():
         values = figure if type(figure) is list and figure else [figure]
         _all(dict(enumerate(values)), _NUMBER, f"{where}: figure {name}")
 

@@ -49,7 +49,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
 }
 FIRST_ORDER: dict[str, Any] = {
     "step": "first-order",
-    "share": 1.3,
+    "share": 1.0,
     "limit": 0.5,
     "enough": 0.0,
     "passes": 3,
