@@ -102,6 +102,8 @@ def _imported() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A worker that asks for no accelerator is to see them all, as in this process.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Its workers would give way to every other process.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
