@@ -19,27 +19,42 @@ _MEGA = 1e6
 
 def measure(model: Path, scratch: Path) -> tuple[list[Measurement], Path]:
     """The figures, and the folder of a ledger with the three turns that were made."""
-    runs = [_edit(model, scratch / f"edited-{number}") for number in range(_RUNS)]
+    published = ("--set", "step=published")
+    runs = [_edit(model, scratch / f"edited-{number}", *published) for number in range(_RUNS)]
     folder = scratch / f"edited-{_RUNS - 1}"
-    return [*_speed(runs, model), _size(model, folder)], folder
+    default = [_edit(model, scratch / f"default-{number}") for number in range(_RUNS)]
+    beside = Measurement(
+        what="the same by the default step",
+        value=_rate(default),
+        unit="edits/s",
+        beside="the published step",
+        other=_rate(runs),
+    )
+    return [*_speed(runs, model), beside, _size(model, folder)], folder
 
 
-def _edit(model: Path, folder: Path) -> Ran:
+def _edit(model: Path, folder: Path, *given: str) -> Ran:
     run("init", "--model", str(model), folder=folder)
-    arguments = ["--turn-size", str(TURN_SIZE), "--no-evaluate", "--json"]
+    arguments = ["--turn-size", str(TURN_SIZE), "--no-evaluate", "--json", *given]
     return run("add-edits", str(FACTS), *arguments, folder=folder)
+
+
+def _rate(runs: list[Ran]) -> float:
+    """Edits per second, without the start."""
+    turns = [json.loads(done.output)["turns"] for done in runs]
+    edits = sum(turn["edits"] for turn in turns[0])
+    return edits / statistics.median(_total(each, "total") for each in turns)
 
 
 def _speed(runs: list[Ran], model: Path) -> list[Measurement]:
     turns = [json.loads(done.output)["turns"] for done in runs]
     edits = sum(turn["edits"] for turn in turns[0])
-    alone = statistics.median(_total(each, "total") for each in turns)
     phases = sorted(set(turns[0][0]["seconds"]) - {"total", "evaluate"})
     checkpoint = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     return [
         Measurement(
-            what=f"add-edits, {edits} edits in {len(turns[0])} turns, without scores",
-            value=edits / alone,
+            what=f"add-edits, published step, {edits} edits in {len(turns[0])} turns, without scores",
+            value=_rate(runs),
             unit="edits/s",
             beside="with start of the program and loading",
             other=edits / statistics.median(done.seconds for done in runs),
