@@ -53,7 +53,7 @@ def _speed(runs: list[Ran], model: Path) -> list[Measurement]:
     checkpoint = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     return [
         Measurement(
-            what=f"add-edits, published step, {edits} edits in {len(turns[0])} turns, without scores",
+            what=f"add-edits, published step, {edits} edits, {len(turns[0])} turns, no scores",
             value=_rate(runs),
             unit="edits/s",
             beside="with start of the program and loading",
