@@ -42,7 +42,7 @@ def _edit(model: Path, folder: Path, *given: str) -> Ran:
 def _rate(runs: list[Ran]) -> float:
     """Edits per second, without the start."""
     turns = [json.loads(done.output)["turns"] for done in runs]
-    edits = sum(turn["edits"] for turn in turns[0])
+    edits: int = sum(turn["edits"] for turn in turns[0])
     return edits / statistics.median(_total(each, "total") for each in turns)
 
 
