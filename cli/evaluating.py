@@ -19,6 +19,7 @@ from cli.options import (
     opened,
     print_json,
     seed_option,
+    workers_option,
 )
 from cli.rendering import print_scores
 from cli.watching import watching
@@ -100,12 +101,7 @@ _WAYS = {
     "--limit", type=int, metavar="N", help="For --lm-eval: examples of each task, the first ones."
 )
 @click.option("--edits", "per_edit", is_flag=True, help="With --json: the outcome of every edit.")
-@click.option(
-    "--workers",
-    metavar="N|ADDRESS",
-    help="Spread the work over N processes here, or a cluster at ray://HOST:PORT (needs the extra "
-    "ray). The scores are the same.",
-)
+@workers_option
 @seed_option
 @device_option
 @dtype_option

@@ -17,6 +17,7 @@ from cli.options import (
     opened,
     print_json,
     seed_option,
+    workers_option,
 )
 from cli.rendering import METRICS, echo, plain, print_table, settings, short
 from cli.watching import watching
@@ -77,11 +78,7 @@ def _duration(_context: click.Context, option: click.Parameter, text: str) -> fl
 @mapping_option
 @click.option("--limit", type=int, help="Rows to read at the most.")
 @click.option("--offset", default=0, help="Rows to leave out at the start.")
-@click.option(
-    "--workers",
-    metavar="N|ray://…",
-    help="Make trials in N processes here, or on a cluster (needs edit-ledger[ray]).",
-)
+@workers_option
 @seed_option
 @device_option
 @dtype_option
