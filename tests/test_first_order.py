@@ -160,6 +160,24 @@ def test_a_pass_that_makes_it_worse_is_taken_back_and_the_next_asks_for_half(
     assert patient.losses[-1] < patient.losses[0]
 
 
+def test_a_tied_head_beside_other_modules_changes_what_comes_before_them_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = opened(tmp_path, tie_word_embeddings=True)
+    names = [*(target.name for target in targets(live)), "lm_head"]
+    both = targets_for(live.model, live.checkpoint, names)
+    step = replace(STEP, share=0.2)
+    found = solve(live.model, both, encoded(), step, {}, device="cpu")
+
+    def refused(*_args: object, **_kwargs: object) -> None:
+        raise ModelError("in place")
+
+    monkeypatch.setattr(replay, "replayed", refused)
+    whole = solve(live.model, both, encoded(), step, {}, device="cpu")
+    assert len(found.losses) > 1
+    assert found.losses == pytest.approx(whole.losses, rel=1e-5)
+
+
 def test_targets_that_are_probable_enough_are_refused_with_the_reason(tmp_path: Path) -> None:
     live = opened(tmp_path)
     with pytest.raises(EditingError, match="as probable as asked for already"):

@@ -246,8 +246,8 @@ class _Runs:
 
     def _begin_again_from(self, first: str) -> None:
         """first: the module that runs first; what comes before it is always the same."""
-        # Nothing comes after the head, and it is given the target positions only.
-        if self._modules[first] is output_head(self._model):
+        # Nothing comes after the head, and its weight may be the embedding's, before everything.
+        if output_head(self._model) in self._modules.values():
             return
         self._first = first
         self._recorded = [replay.record(self._model, first, batch) for batch in self._batches]
