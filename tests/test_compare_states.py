@@ -1,8 +1,7 @@
 """Two states compared edit by edit: what flips, what is recorded, and whoever does the work."""
 
 import json
-import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from ledger.branching import create_branch, create_tag, switch
 from ledger.comparing_states import Comparison, compare_states
 from ledger.diffing import diff
 from ledger.evaluating import evaluate
-from ledger.jobs import Job, LocalCrew, Worker
+from ledger.jobs import LocalCrew
 from ledger.orm import EvaluationRow, OutcomeRow, TurnRow
-from ledger.progress import Progress, silent
 from ledger.reporting import log, show, status
 from ledger.rolling_back import rollback_turn
 from ledger.sharing.pulling import clone
@@ -29,6 +27,7 @@ from patches.evaluation import METRICS, PROTOCOL
 from tests.command_line import call, done
 from tests.known_answers import AUTHOR, FRANCE, GUITAR, TOYOTA, teach
 from tests.ledgers import add, contents, facts, new_ledger, write_facts
+from tests.scattered_crew import Scattered
 from tests.side_memories import add_memories
 from tests.test_push import push
 
@@ -221,21 +220,6 @@ def test_the_base_is_scored_but_only_turns_have_records(answering: Ledger) -> No
     with database.reading(answering.engine) as session:
         rows = session.scalars(select(EvaluationRow).order_by(EvaluationRow.id)).all()
     assert [row.protocol["with"] for row in rows] == [None, log(answering)[1].hash]
-
-
-class Scattered:
-    """A crew of two models, between which jobs travel as bytes; the last job is done first."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._workers = [Worker(ledger, device="cpu", dtype=None) for _ in range(2)]
-
-    def run(
-        self, jobs: Sequence[Job], *, phase: str, progress: Progress = silent
-    ) -> Iterator[tuple[int, Any]]:
-        del phase, progress
-        for place in reversed(range(len(jobs))):
-            job = pickle.loads(pickle.dumps(jobs[place]))
-            yield place, pickle.loads(pickle.dumps(self._workers[place % 2].do(job)))
 
 
 def test_other_workers_give_the_same_numbers(

@@ -1,7 +1,6 @@
 """The suite `retention`: every turn's edits at every later state, recorded cell by cell."""
 
 import json
-import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,15 +18,16 @@ from ledger.conflicts import OVERRIDE
 from ledger.diffing import diff
 from ledger.editing import AddEdits, add_edits
 from ledger.evaluating import evaluate
-from ledger.jobs import Job, LocalCrew, Worker
+from ledger.jobs import Job, LocalCrew
 from ledger.orm import EvaluationRow, OutcomeRow
 from ledger.progress import Progress, silent
 from ledger.reporting import log, show, status
 from ledger.rolling_back import rollback_turn
 from ledger.sharing.pulling import clone
 from ledger.squashing import squash
-from ledger.suites.retention import AskBase, AskState, retention
+from ledger.suites.retention import retention
 from ledger.suites.retention_plan import Plan, plan
+from ledger.suites.teacher_forced import AskBase, AskState
 from ledger.suites.triangle import Triangle, triangle
 from ledger.verifying import verify
 from ledger.workspace import Ledger, open_ledger
@@ -36,6 +36,7 @@ from patches.evaluation import METRICS, PROTOCOL, TOKENS, Scores
 from patches.live import LiveModel
 from tests import told_edits
 from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
+from tests.scattered_crew import Scattered
 from tests.side_memories import add_memories
 from tests.test_push import push
 from tests.test_query_plans import READ_WHOLE, read_whole, watched
@@ -84,21 +85,6 @@ class Watched:
     @property
     def bases(self) -> list[AskBase]:
         return [job for job in self.jobs if isinstance(job, AskBase)]
-
-
-class Scattered:
-    """A crew of two models, between which jobs travel as bytes; the last job is done first."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._workers = [Worker(ledger, device="cpu", dtype=None) for _ in range(2)]
-
-    def run(
-        self, jobs: Sequence[Job], *, phase: str, progress: Progress = silent
-    ) -> Iterator[tuple[int, Any]]:
-        del phase, progress
-        for place in reversed(range(len(jobs))):
-            job = pickle.loads(pickle.dumps(jobs[place]))
-            yield place, pickle.loads(pickle.dumps(self._workers[place % 2].do(job)))
 
 
 def run(ledger: Ledger, *, crew: Any = None, sample: int = ALL, **options: Any) -> Triangle:
@@ -189,7 +175,7 @@ def test_the_numbers_are_the_same_whoever_does_the_jobs_in_whatever_order(
     ledger: Ledger, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that cells are made of several jobs.
-    monkeypatch.setattr("ledger.suites.retention._TOGETHER", 2)
+    monkeypatch.setattr("ledger.suites.asking.TOGETHER", 2)
     shutil.copytree(made, tmp_path / "other")
     with open_ledger(tmp_path / "other") as other:
         assert told(run(other, crew=Scattered(other))) == told(run(ledger))

@@ -1,7 +1,6 @@
 """Whoever does the jobs: the same numbers, in any order, on workers that share nothing."""
 
-import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +9,15 @@ import pytest
 from ledger import suites
 from ledger.applying import apply_to_folder
 from ledger.evaluating import evaluate
-from ledger.jobs import Job, LocalCrew, Worker
-from ledger.progress import Progress, silent
+from ledger.jobs import LocalCrew
 from ledger.suites import asking, running_text
 from ledger.workspace import Ledger
 from tests.ledgers import add, facts, new_ledger, write_facts
+from tests.scattered_crew import Scattered
 from tests.side_memories import ledger_with_memories
 from tests.taught_ledgers import taught_ledger
 
 SCORED = [suite.name for suite in suites.SUITES.values() if suite.on != suites.TURNS]
-
-
-class Scattered:
-    """Two workers that take turns, from the last job to the first; all that goes to them and comes
-    back is written out and read again, as between processes."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.workers = [Worker(ledger, device="cpu", dtype=None) for _ in range(2)]
-        self.jobs: list[Job] = []
-
-    def run(
-        self, jobs: Sequence[Job], *, phase: str, progress: Progress = silent
-    ) -> Iterator[tuple[int, Any]]:
-        self.jobs += jobs
-        for place in reversed(range(len(jobs))):
-            job: Job = pickle.loads(pickle.dumps(jobs[place]))
-            result = self.workers[place % 2].do(job)
-            progress(phase, len(jobs) - place, len(jobs))
-            yield place, pickle.loads(pickle.dumps(result))
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ teacher-forced; nothing is generated, also where there are side memories.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import database, environment
+from ledger import database
 from ledger.history import chunks
 from ledger.jobs import Crew
 from ledger.new_turn import NewEvaluation
@@ -23,27 +22,21 @@ from ledger.orm import EvaluationRow, OutcomeRow, TurnRow
 from ledger.progress import Progress, silent
 from ledger.recording import record_evaluation
 from ledger.refs import Rev
+from ledger.suites.asking import Done, Outcome, done, parts
 from ledger.suites.retention_plan import Asked, Followed, Plan, Sampled, plan
+from ledger.suites.teacher_forced import AskBase, AskState, Pairs
 from ledger.suites.triangle import Triangle, triangle
 from ledger.turn import RETENTION
 from ledger.workspace import Ledger
 from patches import evaluation
 from patches.edit import Edit
-from patches.evaluation import Answered, Questions, Scores
-from patches.live import LiveModel
-from patches.tokens import context_length
+from patches.evaluation import Answered
 
 SAMPLE, STATES = 20, 20
 """Edits per turn, and states, unless the user says otherwise."""
 SUITE, PER_TURN, DTYPE, OF = "suite", "per_turn", "dtype", "of"
 """In the protocol of a cell: the suite's name, the size of a turn's sample, the dtype that the crew
 was asked for, and the hash of the turn whose edits these are."""
-# Edits in one job.
-_TOGETHER = 100
-
-Pairs = Mapping[tuple[str, str], Answered]
-"""What the base says to a prompt with an answer."""
-Outcome = tuple[Scores, Scores]
 
 
 def retention(
@@ -86,61 +79,6 @@ def retention(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AskBase:
-    """A job: what the base says to the questions of some edits."""
-
-    edits: tuple[Edit, ...]
-    at: None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.edits)
-
-    def run(self, live: LiveModel, tokenizer: Any) -> Pairs:
-        questions = _questions(self.edits, live, tokenizer)
-        answers = evaluation.answer(live.model, questions, device=live.device)
-        return {pair: answers[place] for pair, place in questions.index.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What comes back of a job: the outcome of each edit, where it was made, and seconds."""
-
-    outcomes: Sequence[Outcome]
-    environment: dict[str, Any]
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class AskState:
-    """A job: the outcomes of some edits in a state. base: what the base says to their questions."""
-
-    at: int
-    edits: tuple[Edit, ...]
-    base: Pairs
-
-    @property
-    def size(self) -> int:
-        return len(self.edits)
-
-    def run(self, live: LiveModel, tokenizer: Any) -> Answers:
-        started = time.perf_counter()
-        questions = _questions(self.edits, live, tokenizer)
-        state = evaluation.answer(live.model, questions, device=live.device)
-        base = [self.base[pair] for pair in questions.index]
-        outcomes = evaluation.score(self.edits, questions, base, state)
-        return Answers(
-            outcomes=[(outcome.base, outcome.state) for outcome in outcomes],
-            environment=environment.describe(live.device, next(live.model.parameters()).dtype),
-            seconds=time.perf_counter() - started,
-        )
-
-
-def _questions(edits: Sequence[Edit], live: LiveModel, tokenizer: Any) -> Questions:
-    return Questions.of(edits, tokenizer, context_length(live.model.config))
-
-
 def _followed(made: Plan, missing: Sequence[Asked]) -> list[Followed]:
     """The turns of the missing cells."""
     wanted = {asked.of.id for asked in missing}
@@ -148,9 +86,7 @@ def _followed(made: Plan, missing: Sequence[Asked]) -> list[Followed]:
 
 
 def _parts(edits: Sequence[Sampled]) -> Iterator[tuple[Edit, ...]]:
-    """The edits cut into jobs, always in the same way."""
-    for start in range(0, len(edits), _TOGETHER):
-        yield tuple(sampled.edit for sampled in edits[start : start + _TOGETHER])
+    return parts([sampled.edit for sampled in edits])
 
 
 def _ask_base(crew: Crew, followed: Sequence[Followed], progress: Progress) -> dict[int, Pairs]:
@@ -160,12 +96,12 @@ def _ask_base(crew: Crew, followed: Sequence[Followed], progress: Progress) -> d
     for one in followed:
         for edits in _parts(one.edits):
             turns.append(one.step.id)
-            jobs.append(AskBase(edits=edits))
+            jobs.append(AskBase(edits=edits, freely=False))
     found: dict[int, dict[tuple[str, str], Answered]] = {turn: {} for turn in turns}
-    results = dict(crew.run(jobs, phase="evaluate base", progress=progress))
+    results = done(crew, jobs, phase="evaluate base", progress=progress)
     # In the order of the jobs: a question of two of them is answered in the same batch every time.
-    for place, turn in enumerate(turns):
-        found[turn].update(results[place])
+    for turn, result in zip(turns, results, strict=True):
+        found[turn].update(result.value)
     return dict(found)
 
 
@@ -182,29 +118,32 @@ def _score(
     for number, asked in enumerate(missing):
         for edits in _parts(asked.edits):
             cells.append(number)
-            jobs.append(AskState(at=asked.at.id, edits=edits, base=base[asked.of.id]))
+            pairs = base[asked.of.id]
+            jobs.append(AskState(at=asked.at.id, edits=edits, freely=False, base=pairs))
     left = Counter(cells)
-    done: dict[int, dict[int, Answers]] = {}
+    arrived: dict[int, dict[int, Done[list[Outcome]]]] = {}
     for place, result in crew.run(jobs, phase="evaluate", progress=progress):
         number = cells[place]
-        done.setdefault(number, {})[place] = result
+        arrived.setdefault(number, {})[place] = result
         left[number] -= 1
         if not left[number]:
-            parts = [part for _, part in sorted(done.pop(number).items())]
+            whole = [part for _, part in sorted(arrived.pop(number).items())]
             asked = missing[number]
-            yield asked, _evaluation(parts, {**protocol, OF: asked.of.hash}, seed)
+            yield asked, _evaluation(whole, {**protocol, OF: asked.of.hash}, seed)
 
 
-def _evaluation(parts: Sequence[Answers], protocol: dict[str, Any], seed: int) -> NewEvaluation:
-    outcomes = [outcome for part in parts for outcome in part.outcomes]
+def _evaluation(
+    whole: Sequence[Done[list[Outcome]]], protocol: dict[str, Any], seed: int
+) -> NewEvaluation:
+    outcomes = [outcome for part in whole for outcome in part.value]
     return NewEvaluation(
         protocol=protocol,
         seed=seed,
         base=evaluation.summary(base for base, _ in outcomes),
         state=evaluation.summary(state for _, state in outcomes),
         outcomes=outcomes,
-        environment=parts[0].environment,
-        seconds=sum(part.seconds for part in parts),
+        environment=whole[0].environment,
+        seconds=sum(part.seconds for part in whole),
     )
 
 
