@@ -9,10 +9,10 @@ LEDGER_TEST_MODEL ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install model demo test lint hub bench clean
+.PHONY: help install model demo test test-long lint hub bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## .venv with the `ledger` command and the tools for development
 
@@ -39,6 +39,11 @@ lint: install ## style, types, layers
 test: lint $(if $(LEDGER_TEST_MODEL),,model) ## lint and all tests, the real model included
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not real"
 	$(BIN)/python -m pytest -m real
+
+MINUTES ?= 20
+
+test-long: install ## try for MINUTES (20) to make the ledger lose something, and count the attempts
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.long --minutes $(MINUTES)
 
 hub: install ## a Hub on this machine, to try push and pull with; it forgets all when it ends
 	$(BIN)/python -m tests.hub

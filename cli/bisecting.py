@@ -21,7 +21,7 @@ from cli.options import (
     print_json,
     workers_option,
 )
-from cli.rendering import echo, plain, print_facts, print_table, short
+from cli.rendering import echo, print_facts, print_table, short, tell
 from cli.watching import watching
 from ledger.wording import counted, turn_numbers
 
@@ -116,7 +116,7 @@ def bisect(
 
 def _print_found(found: "Bisected") -> None:
     for note in found.notes:
-        click.echo(f"note: {plain(note)}")
+        tell(f"note: {note}")
     told = {
         found.culprit.turn: found.change,
         found.culprit.turn - 1: "the last before",
@@ -136,11 +136,11 @@ def _print_found(found: "Bisected") -> None:
         text="says",
     )
     _print_verdict(found.culprit.turn, found.change, "the answer", len(found.steps), found.turns)
-    click.echo()
+    tell("")
     print_facts(_facts(found.culprit.to_json()))
     if found.neighbours.edits:
-        click.echo()
-        click.echo(
+        tell("")
+        tell(
             f"the nearest of its {counted(found.neighbours.compared, 'edits')}, by their keys at "
             f"{found.neighbours.module} before it"
         )
@@ -215,9 +215,9 @@ def _print_judged(found: "BisectedByScript") -> None:
     )
     if found.turn is None:
         candidates = turn_numbers([one.turn for one in found.culprits])
-        click.echo(f"only skipped states are left; the culprit is one of {candidates}")
+        tell(f"only skipped states are left; the culprit is one of {candidates}")
         return
     whose = "the good verdict"
     _print_verdict(found.turn, found.change, whose, len(found.steps), found.turns)
-    click.echo()
+    tell("")
     print_facts(_facts(found.culprits[0].to_json()))

@@ -11,10 +11,11 @@ from cli.options import (
     branch_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     opened,
     print_json,
 )
-from cli.rendering import print_table, short
+from cli.rendering import print_table, short, tell
 
 if TYPE_CHECKING:
     from ledger.branching import Ref
@@ -34,6 +35,7 @@ MOST = 100
 )
 @click.option("-d", "--delete", is_flag=True, help="Delete the branch; its turns stay.")
 @ledger_option
+@lock_timeout_option
 @json_option
 def branch(
     name: str | None, at: int | str | None, delete: bool, ledger_dir: Path | None, as_json: bool
@@ -70,6 +72,7 @@ def branch(
 @click.option("-c", "--create", is_flag=True, help="Make the branch first.")
 @click.option("--at", type=STATE, metavar="TURN", help="With --create: where it begins.")
 @ledger_option
+@lock_timeout_option
 @json_option
 def switch(
     name: str, create: bool, at: int | str | None, ledger_dir: Path | None, as_json: bool
@@ -98,6 +101,7 @@ def switch(
 @click.option("-d", "--delete", is_flag=True, help="Delete the tag; its turn stays.")
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def tag(
     name: str | None,
@@ -173,7 +177,7 @@ def reflog(
         ],
     )
     if len(moves) > len(shown) and not last:
-        click.echo("there are earlier ones: --all, or --last N")
+        tell("there are earlier ones: --all, or --last N")
 
 
 def _turn(turn: tuple[int, str] | None) -> str:
@@ -185,7 +189,7 @@ def _print_list(refs: list["Ref"], as_json: bool) -> None:
         print_json([ref.to_json() for ref in refs])
         return
     if not refs:
-        click.echo("no tags yet; name the newest turn with: ledger tag NAME")
+        tell("no tags yet; name the newest turn with: ledger tag NAME")
         return
     print_table(
         ("", refs[0].kind, "turn", "hash", "message"),
@@ -208,17 +212,17 @@ def _print_one(ref: "Ref", what: str, as_json: bool) -> None:
     if as_json:
         print_json(ref.to_json())
     else:
-        click.echo(f"{what} {_place(ref)}")
+        tell(f"{what} {_place(ref)}")
 
 
 def _print_deleted(ref: "Ref", as_json: bool) -> None:
     if as_json:
         print_json({"deleted": ref.to_json()})
         return
-    click.echo(f"deleted {ref.kind} {ref.name}, which was at {_place(ref)}")
+    tell(f"deleted {ref.kind} {ref.name}, which was at {_place(ref)}")
     if ref.turn:
         again = f"ledger {ref.kind} {ref.name} {'--at ' if ref.kind == 'branch' else ''}"
-        click.echo(f"its turns stay in the ledger; to bring it back: {again}{ref.hash[:12]}")
+        tell(f"its turns stay in the ledger; to bring it back: {again}{ref.hash[:12]}")
 
 
 def _place(ref: "Ref") -> str:

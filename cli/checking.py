@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from cli.options import json_option, ledger_option, opened, print_json
-from cli.rendering import plain, print_table, size
+from cli.options import json_option, ledger_option, lock_timeout_option, opened, print_json
+from cli.rendering import print_table, size, tell
 from cli.watching import watching
 from ledger.wording import counted
 
@@ -18,35 +18,64 @@ from ledger.wording import counted
     type=click.Path(path_type=Path, file_okay=False),
     help="Also check this written checkpoint.",
 )
+@click.option(
+    "--since",
+    metavar="HASH|FILE",
+    help="Also prove that today's history extends a remembered one: a hash that ledger attest or "
+    "ledger log has printed (16 digits or more), or a file of ledger attest --out.",
+)
+@click.option(
+    "--key",
+    metavar="PUBLIC",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --since FILE: the public key (PEM) that it must be signed with.",
+)
 @ledger_option
 @json_option
-def verify(model: Path | None, ledger_dir: Path | None, as_json: bool) -> None:
-    """Recompute the chain of hashes, all digests and the base's fingerprint.
+def verify(
+    model: Path | None,
+    since: str | None,
+    key: Path | None,
+    ledger_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Recompute the journal, the chain of hashes, all digests and the base's fingerprint.
 
     Says exactly what does not agree, and then exits with status 1.
 
     \b
     Example: ledger verify --model ./patched
+             ledger verify --since 2026-03.json --key public.pem
     """
     from ledger.verifying import problems_text
     from ledger.verifying import verify as check
     from ledger.verifying_checkpoint import verify_checkpoint
+    from ledger.verifying_since import remembered
 
+    if model is not None and not model.exists():
+        raise click.BadParameter(f"Directory '{model}' does not exist.", param_hint="--model")
+    if key is not None and since is None:
+        raise click.UsageError("--key goes with --since FILE")
+    past = None if since is None else remembered(since, key)
     ledger = opened(ledger_dir)
     with watching(quiet=as_json) as progress:
-        found = check(ledger, progress=progress)
+        found = check(ledger, since=past, progress=progress)
         if model is not None:
             verify_checkpoint(ledger, model, found, progress=progress)
     if as_json:
         print_json(found.to_json())
     else:
         for note in problems_text(found.notes):
-            click.echo(f"note: {plain(note)}")
+            tell(f"note: {note}")
         for problem in problems_text(found.problems):
-            click.echo(f"WRONG {plain(problem)}")
+            tell(f"WRONG {problem}")
+        if found.since is not None:
+            came = {k: v for k, v in found.since.to_json().items() if k != "entry"}
+            more = ", ".join(counted(count, what) for what, count in came.items())
+            tell(f"since journal entry {found.since.entry}: {more}")
         checked = ", ".join(counted(count, what) for what, count in found.checked.items())
         verdict = "all as recorded" if found.ok else counted(len(found.problems), "problems")
-        click.echo(f"{checked}: {verdict}")
+        tell(f"{checked}: {verdict}")
     if not found.ok:
         sys.exit(1)
 
@@ -60,6 +89,7 @@ def verify(model: Path | None, ledger_dir: Path | None, as_json: bool) -> None:
     "that no branch or tag leads to.",
 )
 @ledger_option
+@lock_timeout_option
 @json_option
 def gc(dry_run: bool, prune: bool, ledger_dir: Path | None, as_json: bool) -> None:
     """Remove what interrupted runs and pulls have left, and keyframes of states that no branch or
@@ -80,7 +110,7 @@ def gc(dry_run: bool, prune: bool, ledger_dir: Path | None, as_json: bool) -> No
         return
     if dry_run:
         for path in found.files:
-            click.echo(plain(str(path)))
+            tell(path)
     heaps = [(_REASONS[reason], heap) for reason, heap in found.heaps.items() if heap.files]
     if heaps:
         print_table(
@@ -89,14 +119,15 @@ def gc(dry_run: bool, prune: bool, ledger_dir: Path | None, as_json: bool) -> No
             right="files|bytes",
         )
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {counted(len(found.files), 'files')}, {size(found.bytes)}")
+    tell(f"{verb} {counted(len(found.files), 'files')}, {size(found.bytes)}")
     if found.prunable.files:
         more = f"{counted(len(found.prunable.files), 'files')}, {size(found.prunable.bytes)}"
-        click.echo(f"{more} more that no branch or tag needs would go with: ledger gc --prune")
+        tell(f"{more} more that no branch or tag needs would go with: ledger gc --prune")
 
 
 _REASONS = {
     "strays": "left by interrupted runs",
+    "copies": "copies here of files that nobody needs",
     "keyframes": "keyframes of other states, or damaged",
     "squashed": "patches replaced by a squash or merge",
     "unreachable": "of turns without a branch or tag",

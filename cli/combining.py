@@ -16,14 +16,15 @@ from cli.options import (
     dtype_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     message_option,
     opened,
     print_json,
     seed_option,
 )
-from cli.rendering import METRICS, plain, print_table, short
+from cli.rendering import METRICS, print_table, short, tell
 from cli.watching import watching
-from ledger.wording import counted, score, turn_numbers
+from ledger.wording import counted, score, turn_numbers, visible
 
 if TYPE_CHECKING:
     from ledger.history import Step
@@ -47,6 +48,7 @@ _SHOWN = 20
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def cherry_pick(
     turns: tuple[int | str, ...],
@@ -69,14 +71,18 @@ def cherry_pick(
 
     with watching(quiet=as_json) as progress:
         picked = pick(
-            opened(ledger_dir), turns, on_conflict=on_conflict, message=message, progress=progress
+            opened(ledger_dir, working=True),
+            turns,
+            on_conflict=on_conflict,
+            message=message,
+            progress=progress,
         )
     if as_json:
         print_json([one.to_json() for one in picked])
         return
     for one in picked:
         _print_picked(one)
-    click.echo("rewrite the model with: ledger apply --to DIR")
+    tell("rewrite the model with: ledger apply --to DIR")
 
 
 def _print_picked(picked: "Picked") -> None:
@@ -84,11 +90,11 @@ def _print_picked(picked: "Picked") -> None:
     line = f"turn {picked.turn} repeats {source}: {_what(picked)}"
     if picked.replaces:
         line += f", in place of {turn_numbers(picked.replaces)}"
-    click.echo(line)
+    tell(line)
     print_conflicts(picked.overrides, "overrides")
     for same in picked.repeats[:_SHOWN]:
         row = "an edit" if same.row is None else f"row {same.row}"
-        click.echo(f"{row} says what {same.older} does: '{short(plain(same.target), 40)}'")
+        tell(f"{row} says what {same.older} does: '{short(visible(same.target), 40)}'")
     _print_more(len(picked.repeats), "edits")
 
 
@@ -135,6 +141,7 @@ def _what(turn: "Picked | Step") -> str:
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def merge(
     theirs: int | str,
@@ -163,7 +170,7 @@ def merge(
     from ledger.merge_plan import MergeBranch, check_conflicts, plan_merge
 
     chosen = MergeBranch(evaluate=not no_evaluate, **options)
-    ledger = opened(ledger_dir)
+    ledger = opened(ledger_dir, working=not dry_run)
     plan = plan_merge(ledger, theirs)
     stops = bool(plan.conflicts) and chosen.on_conflict == "abort"
     if dry_run or stops:
@@ -191,11 +198,11 @@ def _print_plan(plan: "Plan") -> None:
     _print_conflicts(plan)
     if plan.apart.is_merged:
         more = "nothing more" if plan.pending else "nothing"
-        click.echo(f"{plan.name} is merged already: there is {more} to do")
+        tell(f"{plan.name} is merged already: there is {more} to do")
         _print_left_out(plan)
         return
     if plan.apart.undoes:
-        click.echo(f"would undo {turn_numbers(plan.apart.undoes)}, as {plan.name} has")
+        tell(f"would undo {turn_numbers(plan.apart.undoes)}, as {plan.name} has")
     _print_brought_back(plan, "would bring back")
     _print_repeats(plan, "would repeat")
 
@@ -206,31 +213,31 @@ def _print_joined(done: "Joined") -> None:
     if apart.is_merged:
         for added in done.edited_again:
             print_turn(added)
-        click.echo(f"{plan.name} is merged already: there is nothing more to do")
+        tell(f"{plan.name} is merged already: there is nothing more to do")
         _print_left_out(plan)
         return
     if done.rollback is not None:
-        click.echo(f"turn {done.rollback} undoes {turn_numbers(apart.undoes)}, as {plan.name} has")
+        tell(f"turn {done.rollback} undoes {turn_numbers(apart.undoes)}, as {plan.name} has")
         _print_brought_back(plan, "brings back")
     _print_repeats(plan, "repeats")
     if done.blends:
         verb = "takes" if len(done.blends) == 1 else "take"
-        click.echo(
+        tell(
             f"{turn_numbers(done.blends)} {verb} the place of the patches of both sides; rolled "
             "back, they are added up"
         )
     for note in done.notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
     for added in done.edited_again:
         print_turn(added)
     _print_scores(done.scores)
-    click.echo("rewrite the model with: ledger apply --to DIR")
+    tell("rewrite the model with: ledger apply --to DIR")
 
 
 def _print_interrupted(plan: "Plan") -> None:
     if plan.interrupted is not None:
         note = plan.interrupted
-        click.echo(
+        tell(
             f"the merge of {note.name} in turns {note.first} to {note.last} was interrupted: "
             f"{counted(len(plan.pending), 'facts')} had still to be edited again"
         )
@@ -239,20 +246,20 @@ def _print_interrupted(plan: "Plan") -> None:
 def _print_repeats(plan: "Plan", verb: str) -> None:
     for repeat in plan.apart.repeats[:_SHOWN]:
         source = f"turn {repeat.source.number} of {plan.name}"
-        click.echo(f"turn {repeat.number} {verb} {source}: {_what(repeat.source)}")
+        tell(f"turn {repeat.number} {verb} {source}: {_what(repeat.source)}")
     _print_more(len(plan.apart.repeats), "turns")
     _print_left_out(plan)
 
 
 def _print_brought_back(plan: "Plan", verb: str) -> None:
     if plan.apart.brought_back:
-        click.echo(f"this {verb} {turn_numbers(plan.apart.brought_back)}")
+        tell(f"this {verb} {turn_numbers(plan.apart.brought_back)}")
 
 
 def _print_conflicts(plan: "Plan") -> None:
     if not plan.conflicts:
         return
-    click.echo(f"{counted(len(plan.conflicts), 'facts')} changed on both sides:")
+    tell(f"{counted(len(plan.conflicts), 'facts')} changed on both sides:")
     rows = [
         (
             short(one.ours.prompt, 60),
@@ -270,19 +277,19 @@ def _print_conflicts(plan: "Plan") -> None:
 
 def _print_left_out(plan: "Plan") -> None:
     if plan.not_compared:
-        click.echo(
+        tell(
             f"note: the texts of {counted(plan.not_compared, 'edits')} of this branch are not "
             "here, so whether the other one contradicts them is not known"
         )
     if undone := [step.number for step in plan.apart.undone_here]:
-        click.echo(f"{turn_numbers(undone)} of {plan.name}: rolled back here, and stays so")
+        tell(f"{turn_numbers(undone)} of {plan.name}: rolled back here, and stays so")
     for step, reason in plan.apart.left_out:
-        click.echo(f"turn {step.number} of {plan.name} is left out: {plain(reason)}")
+        tell(f"turn {step.number} of {plan.name} is left out: {reason}")
 
 
 def _print_more(count: int, what: str) -> None:
     if count > _SHOWN:
-        click.echo(f"… and {counted(count - _SHOWN, f'more {what}')} (all of them with --json)")
+        tell(f"… and {counted(count - _SHOWN, f'more {what}')} (all of them with --json)")
 
 
 def _print_scores(sides: "Sequence[SideScores]") -> None:

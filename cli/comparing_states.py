@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import print_json
-from cli.rendering import METRICS, echo, print_table, short
+from cli.rendering import METRICS, echo, print_table, short, tell
 from cli.watching import watching
 from ledger.wording import NOTHING, counted, score
 
@@ -53,7 +53,7 @@ def print_comparison(
 def _print(found: "Comparison") -> None:
     echo(click.style(f"{_name(found.a)} → {_name(found.b)}", bold=True))
     drawn = f" of {found.drawn_from:,}" if found.n < found.drawn_from else ""
-    click.echo(f"on {counted(found.n, 'edits')}{drawn} {_whose(found)}, in {found.seconds:.1f} s")
+    tell(f"on {counted(found.n, 'edits')}{drawn} {_whose(found)}, in {found.seconds:.1f} s")
     print_table(
         ("metric", "A", "B", "B - A", "95 % interval", "better", "worse", "same", "p"),
         list(_rows(found)),
@@ -61,7 +61,7 @@ def _print(found: "Comparison") -> None:
     )
     _print_flips(found)
     for note in _notes(found):
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
 
 
 def _notes(found: "Comparison") -> Iterator[str]:
@@ -117,7 +117,7 @@ def _signed(value: float) -> str:
 
 
 def _print_flips(found: "Comparison") -> None:
-    click.echo(f"whole answers: {found.gained:,} gained, {found.lost:,} lost")
+    tell(f"whole answers: {found.gained:,} gained, {found.lost:,} lost")
     if not found.flipped:
         return
     print_table(
@@ -139,4 +139,4 @@ def _print_flips(found: "Comparison") -> None:
     )
     if len(found.flipped) > _SHOWN:
         left = counted(len(found.flipped) - _SHOWN, "more edits")
-        click.echo(f"… and {left} that flipped (--json lists them)")
+        tell(f"… and {left} that flipped (--json lists them)")

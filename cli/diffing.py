@@ -16,7 +16,7 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import METRICS, echo, plain, print_table, short, size
+from cli.rendering import METRICS, echo, print_table, short, size, tell
 from cli.watching import watching
 from ledger.wording import NOTHING, counted, score
 
@@ -91,7 +91,7 @@ def _print(found: "Diff", count: int, *, stat: bool) -> None:
     if found.scores is not None:
         _print_scores(found.scores, count, stat=stat)
     for note in found.notes:
-        click.echo(f"note: {plain(note)}")
+        tell(f"note: {note}")
 
 
 def _name(side: "Side") -> str:
@@ -101,7 +101,7 @@ def _name(side: "Side") -> str:
 def _print_facts(facts: "FactChanges", count: int, *, stat: bool) -> None:
     groups = facts.groups()
     numbers = ", ".join(f"{len(group):,} {name}" for name, group in groups.items())
-    click.echo(f"facts: {numbers}" if any(groups.values()) else "facts: the same")
+    tell(f"facts: {numbers}" if any(groups.values()) else "facts: the same")
     shown = [row for name, group in groups.items() for row in _fact_rows(name, group[:count])]
     if shown:
         headings = ("", "turns", "prompt", "old", "new")
@@ -109,7 +109,7 @@ def _print_facts(facts: "FactChanges", count: int, *, stat: bool) -> None:
     if not stat:
         for name, group in groups.items():
             if len(group) > count:
-                click.echo(f"… and {len(group) - count:,} more {name} (--edits {len(group)})")
+                tell(f"… and {len(group) - count:,} more {name} (--edits {len(group)})")
 
 
 def _fact_rows(name: str, changes: Sequence["FactChange"]) -> Iterator[tuple[str, ...]]:
@@ -128,9 +128,9 @@ def _fact_rows(name: str, changes: Sequence["FactChange"]) -> Iterator[tuple[str
 
 def _print_weights(weights: "WeightChanges") -> None:
     if not weights.tensors:
-        click.echo("weights: the same patches")
+        tell("weights: the same patches")
     else:
-        click.echo(f"weights: {counted(len(weights.tensors), 'tensors')} with other patches")
+        tell(f"weights: {counted(len(weights.tensors), 'tensors')} with other patches")
         print_table(
             ("tensor", "relative norm", "rank", "changed", "cosine"),
             [
@@ -149,7 +149,7 @@ def _print_weights(weights: "WeightChanges") -> None:
         for memory in weights.memories:
             if memory.side == side:
                 what = f"of turn {memory.turn} beside {memory.tensor}, {size(memory.bytes)}"
-                click.echo(f"{sign} side memory {plain(what)}")
+                tell(f"{sign} side memory {what}")
 
 
 def _figure(value: float | None) -> str:
@@ -158,7 +158,7 @@ def _figure(value: float | None) -> str:
 
 def _print_scores(scores: "ScoreChanges", count: int, *, stat: bool) -> None:
     how = "as recorded" if scores.recorded else "just now"
-    click.echo(
+    tell(
         f"scores, {how}, on {counted(scores.n, 'edits')}: {scores.better:,} better, "
         f"{scores.worse:,} worse; flipped: {scores.gained:,} gained, {scores.lost:,} lost"
     )
@@ -187,7 +187,7 @@ def _print_scores(scores: "ScoreChanges", count: int, *, stat: bool) -> None:
         )
     if len(scores.edits) > count and not stat:
         left = len(scores.edits) - count
-        click.echo(f"… and {left:,} more edits that changed (--edits {len(scores.edits)})")
+        tell(f"… and {left:,} more edits that changed (--edits {len(scores.edits)})")
 
 
 def _flip(flipped: bool, *, better: bool) -> str:

@@ -13,15 +13,16 @@ from cli.options import (
     dtype_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     message_option,
     opened,
     pairs,
     print_json,
     seed_option,
 )
-from cli.rendering import plain, settings, short, size
+from cli.rendering import settings, short, size, tell
 from cli.watching import watching
-from ledger.wording import counted, score, turn_numbers
+from ledger.wording import counted, score, turn_numbers, visible
 
 if TYPE_CHECKING:
     from ledger.conflicts import Conflict
@@ -110,7 +111,7 @@ mapping_option = click.option(
     "without locality prompts of their own.",
 )
 @mapping_option
-@click.option("--limit", type=int, help="Rows to read at the most.")
+@click.option("--limit", type=click.IntRange(1), help="Rows to read at the most.")
 @click.option("--offset", default=0, help="Rows to leave out at the start.")
 @click.option("--licence", help="Licence of the dataset, to be recorded.")
 @seed_option
@@ -125,6 +126,7 @@ mapping_option = click.option(
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def add_edits(
     source: str,
@@ -169,7 +171,7 @@ def add_edits(
         evaluate=not no_evaluate,
         **options,
     )
-    ledger = opened(ledger_dir)
+    ledger = opened(ledger_dir, working=not dry_run)
     if dry_run:
         _print_plan(ledger, chosen, as_json)
     else:
@@ -183,18 +185,18 @@ def _print_plan(ledger: "Ledger", options: "AddEdits", as_json: bool) -> None:
     if as_json:
         print_json(plan.to_json())
         return
-    click.echo(
+    tell(
         f"{plan.dataset.uri}: {plan.dataset.layout} in {plan.dataset.format}, "
         f"SHA-256 {plan.dataset.sha256}"
     )
-    click.echo(
+    tell(
         f"would record {counted(sum(plan.turns), 'edits')} in {counted(len(plan.turns), 'turns')}"
         + (f" of up to {max(plan.turns)}" if plan.turns else "")
     )
     stops = options.on_conflict == "abort"
     print_conflicts(plan.conflicts, "conflicts with" if stops else "would override")
     if stops and plan.conflicts:
-        click.echo("--on-conflict abort: nothing would be recorded")
+        tell("--on-conflict abort: nothing would be recorded")
     print_rows(plan.skipped, plan.known)
 
 
@@ -228,7 +230,7 @@ def in_force(done: "Sequence[Added]") -> "list[Added]":
     if rejected := [added for added in done if added.rejected]:
         numbers = turn_numbers([added.turn for added in rejected])
         edits = counted(sum(added.edits for added in rejected), "edits")
-        click.echo(f"{edits} in {numbers} failed the gate: not in force")
+        tell(f"{edits} in {numbers} failed the gate: not in force")
     return [added for added in done if not added.rejected]
 
 
@@ -239,32 +241,32 @@ def _print_end(run: "Run", done: "Sequence[Added]") -> None:
     if kept := in_force(done):
         made = turn_numbers([added.turn for added in kept])
         edits = counted(sum(added.edits for added in kept), "edits")
-        click.echo(f"{edits} recorded in {made}; write the model with: ledger apply --to DIR")
+        tell(f"{edits} recorded in {made}; write the model with: ledger apply --to DIR")
     elif not done:
-        click.echo("nothing to record" + (": every edit is in force" if run.counts.known else ""))
+        tell("nothing to record" + (": every edit is in force" if run.counts.known else ""))
 
 
 def _print_start(run: "Run") -> None:
     modules: list[str] = run.hyperparameters.get("modules", [])
     span = modules[0] if len(modules) == 1 else f"{modules[0]} … {modules[-1]}"
-    click.echo(
-        f"{run.dataset.layout} rows of {run.dataset.uri}\n"
-        f"editing {counted(len(modules), 'modules')} ({span}) with {settings(run.hyperparameters)}"
+    tell(
+        f"{run.dataset.layout} rows of {run.dataset.uri}",
+        f"editing {counted(len(modules), 'modules')} ({span}) with {settings(run.hyperparameters)}",
     )
     for note in run.notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
 
 
 def print_turn(added: "Added") -> None:
     """A turn that was recorded: one line, and its notes."""
-    click.echo(_turn_line(added))
+    tell(_turn_line(added))
     if added.gate is not None and added.rejected:
-        click.echo(
+        tell(
             f"turn {added.turn}: rejected: {'; '.join(added.gate.failed)} "
             f"(undone by turn {added.turn + 1})"
         )
     for note in added.notes:
-        click.echo(f"note: {plain(note)}")
+        tell(f"note: {note}")
 
 
 def _turn_line(added: "Added") -> str:
@@ -295,20 +297,20 @@ def print_conflicts(conflicts: "Sequence[Conflict]", verb: str) -> None:
     for one in conflicts[:_SHOWN]:
         row = "an edit" if one.row is None else f"row {one.row}"
         older = f"turn {one.turn}" + ("" if one.old_row is None else f", row {one.old_row}")
-        old, new = (short(plain(text), 40) for text in (one.old_target, one.target))
-        click.echo(f"{row} {verb} {older}: '{old}' → '{new}'")
+        old, new = (short(visible(text), 40) for text in (one.old_target, one.target))
+        tell(f"{row} {verb} {older}: '{old}' → '{new}'")
     if len(conflicts) > _SHOWN:
-        click.echo(f"… and {len(conflicts) - _SHOWN} more (all of them with --json)")
+        tell(f"… and {len(conflicts) - _SHOWN} more (all of them with --json)")
 
 
 def print_rows(skipped: list[tuple[int, str]], known: int) -> None:
     """Which rows were left out, and why, as far as there is room."""
     for row, reason in skipped[:_SHOWN]:
-        click.echo(f"skipped row {row}: {plain(reason)}")
+        tell(f"skipped row {row}: {reason}")
     if len(skipped) > _SHOWN:
-        click.echo(f"… and {len(skipped) - _SHOWN} more rows skipped (all of them with --json)")
+        tell(f"… and {len(skipped) - _SHOWN} more rows skipped (all of them with --json)")
     if known:
-        click.echo(f"{known} rows are recorded and in force already")
+        tell(f"{known} rows are recorded and in force already")
 
 
 def _run_json(run: "Run", done: list["Added"]) -> dict[str, Any]:

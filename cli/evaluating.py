@@ -16,12 +16,13 @@ from cli.options import (
     dtype_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     opened,
     print_json,
     seed_option,
     workers_option,
 )
-from cli.rendering import print_scores
+from cli.rendering import print_scores, tell, write
 from cli.watching import watching
 from ledger.progress import Progress
 from ledger.refs import Rev
@@ -107,6 +108,7 @@ _WAYS = {
 @dtype_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def evaluate(
     names: tuple[str, ...],
@@ -172,7 +174,7 @@ def _list_suites(as_json: bool) -> None:
         return
     formatter = click.get_current_context().make_formatter()
     formatter.write_dl([(one.name, one.sentence) for one in SUITES.values()])
-    click.echo(formatter.getvalue(), nl=False)
+    write(formatter.getvalue(), end=False)
 
 
 def _compare(
@@ -205,7 +207,7 @@ def _score(ledger: "Ledger", chosen: list[str], options: dict[str, Any], as_json
             return
         for place, one in enumerate(found):
             if place:
-                click.echo()
+                tell("")
             _print(one)
 
 
@@ -260,7 +262,7 @@ def _print(found: "Evaluated | Triangle") -> None:
 
         print_triangle(found)
         return
-    click.echo(f"the state at turn {found.turn} {_on_what(found)}, in {found.seconds:.1f} s")
+    tell(f"the state at turn {found.turn} {_on_what(found)}, in {found.seconds:.1f} s")
     of = "tokens" if found.on_text else "edits"
     print_scores(found.base, found.state, found.n, of=of, intervals=found.intervals)
 

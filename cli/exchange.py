@@ -10,11 +10,12 @@ from cli.options import (
     branch_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     message_option,
     opened,
     print_json,
 )
-from cli.rendering import size
+from cli.rendering import size, tell
 from cli.watching import watching
 from ledger.wording import counted, turn_numbers
 
@@ -43,6 +44,7 @@ _ERROR = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def import_(
     source: str | None,
@@ -71,7 +73,7 @@ def import_(
     from ledger.importing import import_adapter, import_difference
 
     with watching(quiet=as_json) as progress:
-        ledger = opened(ledger_dir)
+        ledger = opened(ledger_dir, working=True)
         if source is not None:
             done = import_adapter(ledger, source, message=message, progress=progress)
         else:
@@ -87,14 +89,14 @@ def import_(
 
 def _print_imported(done: "Imported") -> None:
     what = "the adapter" if done.method == "lora" else "the difference of"
-    click.echo(
+    tell(
         f"turn {done.turn} is {what} {done.source}: {counted(len(done.ranks), 'tensors')}"
         f"{_ranks([rank for rank in done.ranks.values() if rank is not None])}, "
         f"patch {size(done.patch_bytes)}, {_error(list(done.errors.values()))}"
     )
     for note in done.notes:
-        click.echo(f"note: {note}")
-    click.echo("write the model with: ledger apply --to DIR")
+        tell(f"note: {note}")
+    tell("write the model with: ledger apply --to DIR")
 
 
 @click.command(short_help="The changes without the base: a LoRA adapter, or plain tensors.")
@@ -168,13 +170,13 @@ def export(
 
 def _print_exported(done: "Exported") -> None:
     what = "the adapter" if done.format == "peft" else "the changes"
-    click.echo(f"{done.folder}: {what} of {turn_numbers(done.in_force)} ({done.hash[:12]})")
+    tell(f"{done.folder}: {what} of {turn_numbers(done.in_force)} ({done.hash[:12]})")
     told = f"{counted(len(done.tensors), 'tensors')}{_ranks(list(done.ranks.values()))}"
     if done.errors:
         told += f", {_error(list(done.errors.values()))}"
-    click.echo(f"{told}; {', '.join(f'{name} {size(n)}' for name, n in done.files.items())}")
+    tell(f"{told}; {', '.join(f'{name} {size(n)}' for name, n in done.files.items())}")
     for note in done.notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
 
 
 def _ranks(ranks: list[int]) -> str:

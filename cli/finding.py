@@ -1,6 +1,5 @@
 """`ledger search` and `ledger blame`: the edits behind words, and behind an answer."""
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import plain, print_table, short
+from cli.rendering import json_text, print_table, short, tell, write
 from cli.watching import watching
 from ledger.wording import NOTHING, counted
 
@@ -75,11 +74,11 @@ def search(
         return
     if not found.hits:
         where = "the ledger" if everywhere else f"branch {ledger.branch}"
-        click.echo(f"no edit {'in force ' if in_force else ''}of {where} has {plain(text)}")
+        tell(f"no edit {'in force ' if in_force else ''}of {where} has {text}")
         return
     _print_hits(found.hits, found.terms)
     if found.more:
-        click.echo(f"… and older ones (--limit {2 * limit})")
+        tell(f"… and older ones (--limit {2 * limit})")
 
 
 def _print_hits(hits: Iterable["Hit"], terms: "Terms") -> None:
@@ -227,19 +226,19 @@ def _print_blame(ledger: "Ledger", text: str, found: "Blame", at: int | str | No
             text="prompt",
         )
     else:
-        click.echo(_no_hit(ledger, text, at))
+        tell(*_no_hit(ledger, text, at))
     if found.without_text:
         what = counted(found.without_text, "edits")
-        click.echo(f"{what} of this branch came without their texts, and can hit nothing here")
+        tell(f"{what} of this branch came without their texts, and can hit nothing here")
 
 
-def _no_hit(ledger: "Ledger", text: str, at: int | str | None) -> str:
+def _no_hit(ledger: "Ledger", text: str, at: int | str | None) -> list[str]:
     from ledger.searching import nearest
 
     near = nearest(ledger, text, at=at)
     where = f"branch {ledger.branch}" if at is None else f"the turns up to {at}"
-    line = f"no edit of {where} has this prompt or subject: {plain(text)}"
-    return "\n".join([line, *(f"did you mean: {plain(one)}" for one in near)])
+    line = f"no edit of {where} has this prompt or subject: {text}"
+    return [line, *(f"did you mean: {one}" for one in near)]
 
 
 def _print_answers(asked: "Answers", *, one_prompt: bool) -> None:
@@ -257,10 +256,10 @@ def _print_answers(asked: "Answers", *, one_prompt: bool) -> None:
         headings.remove("asked")
         rows = [[row[0], *row[2:]] for row in rows]
     if rows:
-        click.echo("\nanswers of the base, of the states before and after each turn, and of now:")
+        tell("", "answers of the base, of the states before and after each turn, and of now:")
         print_table(headings, rows, right="turn", text="" if one_prompt else "asked")
     for note in asked.notes:
-        click.echo(f"note: {plain(note)}")
+        tell(f"note: {note}")
 
 
 def _said(text: str | None) -> str:
@@ -277,24 +276,24 @@ def _print_all(ledger: "Ledger", at: int | str | None, *, as_json: bool) -> None
         return
     told = False
     for part in _parts(map(_line, facts)):
-        click.echo("\n".join(part))
+        tell(*part)
         told = True
     if not told:
-        click.echo("no fact is in force")
+        tell("no fact is in force")
 
 
 def _line(fact: "Held") -> str:
     where = f"turn {fact.turn:>5}  {fact.created_at[:10]}  row {_row(fact.row):>7}"
-    return plain(f"{fact.hash[:_COMMIT]}  {where}  {short(fact.prompt, 200)} → {fact.target}")
+    return f"{fact.hash[:_COMMIT]}  {where}  {short(fact.prompt, 200)} → {fact.target}"
 
 
 def _print_list(items: Iterable[dict[str, Any]]) -> None:
     """A JSON list, one item a line, each printed when it is there."""
     start = "["
-    for part in _parts(json.dumps(item, ensure_ascii=False) for item in items):
-        click.echo(start + "\n" + ",\n".join(part), nl=False)
+    for part in _parts(json_text(item) for item in items):
+        write(start + "\n" + ",\n".join(part), end=False)
         start = ","
-    click.echo("\n]" if start == "," else "[]")
+    write("\n]" if start == "," else "[]")
 
 
 def _parts(lines: Iterable[str]) -> Iterator[list[str]]:

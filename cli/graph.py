@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.rendering import echo, plain, short
-from ledger.wording import counted
+from cli.rendering import echo, short
+from ledger.wording import counted, visible
 
 if TYPE_CHECKING:
     from ledger.tree import Node
@@ -28,8 +28,8 @@ def print_graph(nodes: Sequence["Node"], current: str) -> None:
             continue
         names = decorated(node.refs, node.tags, current)
         digest = click.style(node.hash[:7], fg="yellow")
-        shown = click.style(f"{plain(names)} ", bold=True) if names else ""
-        echo(f"{lanes} {digest} {node.turn} {shown}{plain(_told(node))}")
+        shown = click.style(f"{visible(names)} ", bold=True) if names else ""
+        echo(f"{lanes} {digest} {node.turn} {shown}{visible(_told(node))}")
 
 
 def decorated(refs: Collection[str], tags: Collection[str], current: str) -> str:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from cli.options import print_json
-from cli.rendering import print_table
+from cli.rendering import print_table, tell
 from cli.watching import watching
 from ledger.wording import NOTHING, counted, score
 
@@ -54,7 +52,7 @@ def run_harness(
 
 
 def _print(done: "Harnessed") -> None:
-    click.echo(
+    tell(
         f"the state at turn {done.turn} on {counted(done.n, 'examples')} by lm-evaluation-harness "
         f"{done.protocol['version']}, in {done.seconds:.1f} s"
     )
@@ -64,7 +62,7 @@ def _print(done: "Harnessed") -> None:
         right="n|base|±|edited|better|worse|p",
     )
     for note in done.notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
 
 
 def _row(one: "TaskScore") -> tuple[str, ...]:

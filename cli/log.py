@@ -16,7 +16,7 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import print_table, short, size
+from cli.rendering import print_table, short, size, tell
 from ledger.wording import counted, numbers, score
 from ledger.workspace import Ledger, current_branch
 
@@ -96,11 +96,11 @@ def log(
     if as_json:
         print_json(chosen)
     elif not chosen:
-        click.echo(_NOTHING if wanted.is_all else "no turn matches")
+        tell(_NOTHING if wanted.is_all else "no turn matches")
     else:
         if is_cut and chosen[0]["turn"] > 1:
             earlier = counted(chosen[0]["turn"] - 1, "earlier turns")
-            click.echo(f"{earlier}: --all, or --last N")
+            tell(f"{earlier}: --all, or --last N")
         _print_turns(chosen, current_branch(ledger.folder))
 
 
@@ -126,11 +126,11 @@ def _print_tree(ledger: Ledger, last: int | None, everything: bool, as_json: boo
         print_json([node.to_json() for node in nodes])
         return
     if not nodes:
-        click.echo(_NOTHING)
+        tell(_NOTHING)
     print_graph(nodes, current_branch(ledger.folder))
     waiting = {node.parent_id for node in nodes} - {node.id for node in nodes} - {None}
     if waiting and not last:
-        click.echo("there are earlier turns: --all, or --last N")
+        tell("there are earlier turns: --all, or --last N")
 
 
 def _print_turns(chosen: list[dict[str, Any]], branch: str) -> None:

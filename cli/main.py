@@ -7,8 +7,11 @@ from typing import NoReturn
 
 import click
 
+from cli.rendering import short, tell
 from patches.errors import EditLedgerError, SettingError
 
+# What is wrong with a file may quote it.
+_LONGEST = 4000
 # command → (module, attribute), imported when called: reading commands never load torch.
 _COMMANDS = {
     "init": ("cli.setting_up", "init"),
@@ -41,8 +44,9 @@ _COMMANDS = {
     "export": ("cli.exchange", "export"),
     "evaluate": ("cli.evaluating", "evaluate"),
     "verify": ("cli.checking", "verify"),
+    "attest": ("cli.attesting", "attest"),
     "gc": ("cli.checking", "gc"),
-    "db": ("cli.setting_up", "db"),
+    "db": ("cli.database", "db"),
 }
 
 
@@ -99,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(_usage(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; what was recorded stays, nothing is half done", err=True)
+        tell("stopped; what was recorded stays, nothing is half done", err=True)
         sys.exit(130)
     except SettingError as error:
         _fail(str(error), 2)
@@ -111,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    tell(f"error: {short(message, _LONGEST)}", err=True)
     sys.exit(status)
 
 

@@ -12,14 +12,15 @@ from cli.options import (
     dtype_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     message_option,
     opened,
     print_json,
     seed_option,
 )
-from cli.rendering import echo, plain, print_scores, print_table, short, size
+from cli.rendering import echo, print_scores, print_table, short, size, tell
 from cli.watching import watching
-from ledger.wording import turn_numbers
+from ledger.wording import turn_numbers, visible
 
 
 def _span(_context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
@@ -59,6 +60,7 @@ def weights_given(
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def merge_shards(
     span: tuple[int, int],
@@ -86,17 +88,22 @@ def merge_shards(
     how = Merge(method=method, density=density, weights=weights, seed=seed)
     with watching(quiet=as_json) as progress:
         done = merge(
-            opened(ledger_dir), *span, how, evaluate=not no_evaluate, progress=progress, **options
+            opened(ledger_dir, working=True),
+            *span,
+            how,
+            evaluate=not no_evaluate,
+            progress=progress,
+            **options,
         )
     if as_json:
         print_json(done.to_json())
         return
-    click.echo(
+    tell(
         f"turn {done.turn} merges the side memories of {turn_numbers(done.merges)} by "
         f"{done.method}: {size(done.patch_bytes)}, threshold {done.threshold:.4g}"
     )
     for note in done.notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
     if done.scores:
         print_scores(done.scores["base"], done.scores["state"], done.scores["n"])
 
@@ -136,7 +143,7 @@ def route(
         return
     for routed in found:
         where = f"side memory of {turn_numbers(routed.turns)}" if routed.turns else "main weights"
-        echo(f"{click.style(plain(short(routed.prompt, 100)), bold=True)}: {where}")
+        echo(f"{click.style(visible(short(routed.prompt, 100)), bold=True)}: {where}")
         print_table(
             ("turn", "activation", "threshold", "strength", "", "matrix"),
             [

@@ -1,13 +1,14 @@
 """Options that many commands share."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from cli.rendering import json_text, tell, write
 from ledger.refs import HASH_DIGITS
+from ledger.waiting import Waiting
 from ledger.workspace import Ledger, open_ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,12 +20,16 @@ ledger_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="The ledger's folder (default: .ledger here or above). [env: LEDGER_DIR]",
 )
-_BRANCH = "ledger.branch"
+_BRANCH, _LOCK_TIMEOUT = "ledger.branch", "ledger.lock-timeout"
 
 
 def _choose_branch(context: click.Context, _option: click.Parameter, value: str | None) -> None:
     if value is not None:
         context.meta[_BRANCH] = value
+
+
+def _choose_timeout(context: click.Context, _option: click.Parameter, value: float) -> None:
+    context.meta[_LOCK_TIMEOUT] = value
 
 
 class _TurnName(click.ParamType[int | str]):
@@ -69,6 +74,18 @@ branch_option = click.option(
     callback=_choose_branch,
     help="The branch to work on (default: the one that ledger switch has chosen, at first main).",
 )
+lock_timeout_option = click.option(
+    "--lock-timeout",
+    type=click.FloatRange(0, 10**6),
+    default=30.0,
+    show_default=True,
+    envvar="LEDGER_LOCK_TIMEOUT",
+    metavar="SECONDS",
+    expose_value=False,
+    callback=_choose_timeout,
+    help="How long to wait while another process works on the branch, or writes to the ledger; 0: "
+    "not at all. [env: LEDGER_LOCK_TIMEOUT]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 message_option = click.option("-m", "--message", default="", help="Why; kept with the turn.")
 device_option = click.option(
@@ -94,12 +111,25 @@ dtype_option = click.option(
 )
 
 
-def opened(ledger_dir: Path | None) -> Ledger:
-    """The ledger, at the branch, that the options name; it is closed when the command ends."""
+def opened(ledger_dir: Path | None, *, working: bool = False) -> Ledger:
+    """The ledger, at the branch, that the options name; it is closed when the command ends.
+
+    working: the command is going to change the branch, and first waits for others that do.
+    """
     context = click.get_current_context()
     ledger = context.with_resource(open_ledger(ledger_dir))
     ledger.branch = context.meta.get(_BRANCH, ledger.branch)
+    seconds = context.meta.get(_LOCK_TIMEOUT, ledger.waiting.seconds)
+    ledger.waiting = Waiting(seconds=seconds, told=_tell_waiting)
+    if working:
+        from ledger.branch_lock import working_on
+
+        context.with_resource(working_on(ledger, ledger.branch))
     return ledger
+
+
+def _tell_waiting(what: str) -> None:
+    tell(f"{what}: another process is writing to it; waiting for it", err=True)
 
 
 def chosen_branch() -> str | None:
@@ -110,7 +140,7 @@ def chosen_branch() -> str | None:
 
 def print_json(content: object) -> None:
     """The result for programs."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    write(json_text(content, indent=2))
 
 
 def pairs(

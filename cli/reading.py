@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cli.options import TURN, branch_option, json_option, ledger_option, opened, print_json
-from cli.rendering import plain, print_facts, print_scores, print_table, settings, short, size
+from cli.rendering import print_facts, print_scores, print_table, settings, short, size, tell
 from ledger.gates import FIGURE, verdict_line
 from ledger.wording import counted, score, turn_numbers
 
@@ -38,16 +38,16 @@ def show(turn: int | str, count: int, ledger_dir: Path | None, as_json: bool) ->
         return
     print_facts(_turn_facts(details))
     if details["scores"]:
-        click.echo()
+        tell("")
         scores = details["scores"]
         print_scores(scores["base"], scores["state"], scores["n"])
     for skip in details["skipped_rows"]:
-        click.echo(f"skipped row {skip['row']}: {plain(skip['reason'])}")
+        tell(f"skipped row {skip['row']}: {skip['reason']}")
     if details["edit_list"]:
-        click.echo()
+        tell("")
         _print_edits(details["edit_list"], count)
     elif details["edits"]:
-        click.echo(f"the texts of its {counted(details['edits'], 'edits')} were not published")
+        tell(f"the texts of its {counted(details['edits'], 'edits')} were not published")
 
 
 def _turn_facts(details: dict[str, Any]) -> list[tuple[str, str]]:
@@ -148,7 +148,7 @@ def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
         rows = [[*row, _conflict(edit)] for row, edit in zip(rows, edits[:count], strict=True)]
     print_table(headings, rows, right="row|base|edited", text="prompt")
     if len(edits) > count:
-        click.echo(f"… and {len(edits) - count} more (--edits {len(edits)})")
+        tell(f"… and {len(edits) - count} more (--edits {len(edits)})")
 
 
 def _conflict(edit: dict[str, Any]) -> str:
@@ -196,10 +196,10 @@ def status(ledger_dir: Path | None, as_json: bool) -> None:
         ]
     )
     if found["scores"]:
-        click.echo()
+        tell("")
         scores = found["scores"]
         print_scores(scores["base"], scores["state"], scores["n"])
-        click.echo(f"scored at turn {scores['turn']}, {scores['created_at'][:16]}")
+        tell(f"scored at turn {scores['turn']}, {scores['created_at'][:16]}")
 
 
 def _names_at_head(found: dict[str, Any]) -> list[tuple[str, str]]:

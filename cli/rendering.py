@@ -1,9 +1,11 @@
 """Tables and figures for people.
 
-What is printed may come from a dataset of unknown origin: whatever a terminal could take for a
-command is shown as an escape sequence in letters.
+What is printed may come from a dataset or a history of unknown origin: whatever a terminal could
+take for a command, and what turns the direction of writing or cannot be seen, is shown as an escape
+sequence in letters. Everything the commands write goes through `tell`, `echo` or `json_text`.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.cells import cell_len, set_cell_size
 
-from ledger.wording import NOTHING, counted, is_number, score
+from ledger.wording import NOTHING, counted, is_number, is_visible, score, visible
 
 if TYPE_CHECKING:
     from ledger.intervals import Interval
@@ -59,7 +61,7 @@ def print_table(
 
     What is piped or kept in a file is not cut.
     """
-    cells = [headings, *([plain(cell) for cell in row] for row in rows)]
+    cells = [[visible(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     if text and sys.stdout.isatty():
         at = headings.index(text)
@@ -87,14 +89,36 @@ def _fit(cell: str, width: int, right: bool) -> str:
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Names and values, one a line."""
-    width = max(len(name) for name, _ in facts)
-    for name, value in facts:
-        echo(f"{click.style(f'{name:<{width}}', bold=True)}  {plain(value)}")
+    shown = [(visible(name), visible(value)) for name, value in facts]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        echo(f"{click.style(f'{name:<{width}}', bold=True)}  {value}")
+
+
+def tell(*lines: str, err: bool = False) -> None:
+    """Print lines, of whatever origin, as they are safe to show. err: on standard error."""
+    click.echo("\n".join(map(visible, lines)), err=err)
 
 
 def echo(line: str) -> None:
-    """Print a line; without styles where the output is no terminal, or NO_COLOR is set."""
+    """Print a line with styles, all else in it made `visible`; without the styles where the output
+    is no terminal, or NO_COLOR is set."""
     click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def write(text: str, *, end: bool = True) -> None:
+    """Print a text of our own, or of `json_text`, as it is. end: with the end of a line."""
+    click.echo(text, nl=end)
+
+
+def json_text(content: object, *, indent: int | None = None) -> str:
+    """`content` as JSON that can be shown: what does not print is escaped as JSON escapes it."""
+    lines = json.dumps(content, indent=indent, ensure_ascii=False).split("\n")
+    return "\n".join(line if is_visible(line) else _escaped_json(line) for line in lines)
+
+
+def _escaped_json(line: str) -> str:
+    return "".join(c if is_visible(c) else json.dumps(c)[1:-1] for c in line)
 
 
 def print_scores(
@@ -162,10 +186,3 @@ def short(text: str, length: int) -> str:
     """`text` on one line of at most `length` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def plain(text: str) -> str:
-    """`text` on one line; characters that do not print, as line breaks, as escape sequences."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -23,10 +23,11 @@ from cli.options import (
     dtype_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     opened,
     print_json,
 )
-from cli.rendering import plain
+from cli.rendering import tell
 from cli.watching import watching
 from ledger.wording import counted, turn_numbers
 from ledger.workspace import open_ledger
@@ -77,6 +78,7 @@ def _span(context: click.Context, option: click.Parameter, text: str) -> Span:
 @click.option("--no-evaluate", is_flag=True, help="Leave out the scores of each turn (faster).")
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def replay(
     span: Span,
@@ -105,7 +107,7 @@ def replay(
     from ledger.replaying import Replay
 
     chosen = Replay(first=span[0], last=span[1], branch=name, evaluate=not no_evaluate, **options)
-    ledger = opened(ledger_dir)
+    ledger = opened(ledger_dir, working=True)
     origin = None
     if source is not None:
         origin = click.get_current_context().with_resource(open_ledger(source))
@@ -119,9 +121,9 @@ def _run(ledger: "Ledger", origin: "Ledger | None", options: "Replay", as_json: 
     with watching(quiet=as_json) as progress:
         run = start(ledger, options, source=origin, progress=progress)
         if not as_json:
-            click.echo(f"editing {turn_numbers(run.chosen)} again on branch {run.branch}")
+            tell(f"editing {turn_numbers(run.chosen)} again on branch {run.branch}")
             for note in run.notes:
-                click.echo(f"note: {note}")
+                tell(f"note: {note}")
         for added in run.turns:
             done.append(added)
             if not as_json:
@@ -137,9 +139,9 @@ def _print_end(ledger: "Ledger", run: "Replayed", done: "list[Added]") -> None:
     print_conflicts([one for added in done for one in added.overrides], "overrides")
     print_rows([skip for added in done for skip in added.skipped], 0)
     for number, reason in run.left_out:
-        click.echo(f"turn {number} {plain(reason)}")
+        tell(f"turn {number} {reason}")
     if not done:
-        click.echo("nothing to record")
+        tell("nothing to record")
         return
     kept = in_force(done)
     if not kept:
@@ -147,7 +149,7 @@ def _print_end(ledger: "Ledger", run: "Replayed", done: "list[Added]") -> None:
     edits = counted(sum(added.edits for added in kept), "edits")
     made = turn_numbers([added.turn for added in kept])
     there = "" if run.branch == ledger.branch else f"; go there with: ledger switch {run.branch}"
-    click.echo(f"{edits} recorded in {made} of branch {run.branch}{there}")
+    tell(f"{edits} recorded in {made} of branch {run.branch}{there}")
 
 
 def _run_json(run: "Replayed", done: "list[Added]") -> dict[str, Any]:

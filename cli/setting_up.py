@@ -1,10 +1,10 @@
-"""`ledger init` and `ledger db`: create a ledger, keep its database up to date."""
+"""`ledger init`: create a ledger."""
 
 from pathlib import Path
 
 import click
 
-from cli.options import json_option, ledger_option, opened, print_json
+from cli.options import json_option, ledger_option, print_json
 from cli.rendering import print_facts, size
 from cli.watching import watching
 
@@ -20,7 +20,12 @@ from cli.watching import watching
     help="SQLAlchemy URL (default: SQLite in the ledger's folder). Its password is not kept: "
     "give it again with PGPASSWORD or LEDGER_DATABASE.",
 )
-@click.option("--store", metavar="DIR", help="Folder for patches (default: in the ledger's).")
+@click.option(
+    "--store",
+    metavar="DIR|URL",
+    help="Folder for patches (default: in the ledger's), or the address of any store that fsspec "
+    "knows, as s3://BUCKET/PREFIX. Its credentials are not kept.",
+)
 @ledger_option
 @json_option
 def init(
@@ -38,6 +43,7 @@ def init(
     \b
     Example: ledger init --model ./SmolLM2-135M-Instruct
              ledger init --model owner/name@main --database postgresql+psycopg://me@db/ledger
+             ledger init --model ./SmolLM2-135M-Instruct --store s3://bucket/prefix
     """
     from ledger.initialising import init as create
 
@@ -60,60 +66,3 @@ def init(
             ("fingerprint", found["fingerprint"]),
         ]
     )
-
-
-@click.group(short_help="The database: its schema, and upgrading it.")
-def db() -> None:
-    """The ledger's database: its schema revision, and bringing it up to date.
-
-    \b
-    Example: ledger db current
-    """
-
-
-@db.command()
-@ledger_option
-@json_option
-def current(ledger_dir: Path | None, as_json: bool) -> None:
-    """The schema revision of the database, and the one that this program needs.
-
-    \b
-    Example: ledger db current
-    """
-    import migrations
-    from ledger import database
-
-    ledger = opened(ledger_dir)
-    engine = database.connect(ledger.url)
-    found, needed = migrations.current(engine), migrations.head()
-    engine.dispose()
-    if as_json:
-        print_json({"database": database.masked(ledger.url), "current": found, "needed": needed})
-        return
-    click.echo(f"{database.masked(ledger.url)}: schema {found}, this program needs {needed}")
-
-
-@db.command()
-@ledger_option
-@json_option
-def upgrade(ledger_dir: Path | None, as_json: bool) -> None:
-    """Bring the database to the schema that this program needs; all of it, or nothing.
-
-    \b
-    Example: ledger db upgrade
-    """
-    import migrations
-    from ledger import database
-
-    ledger = opened(ledger_dir)
-    engine = database.connect(ledger.url)
-    if migrations.current(engine) is None:
-        database.check_schema(engine)
-    applied = migrations.upgrade(engine)
-    engine.dispose()
-    if as_json:
-        print_json({"database": database.masked(ledger.url), "applied": applied})
-    elif applied:
-        click.echo(f"upgraded to schema {applied[-1]} ({len(applied)} revisions)")
-    else:
-        click.echo(f"schema {migrations.head()} already; nothing to do")

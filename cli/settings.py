@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import json_option, ledger_option, opened, print_json
+from cli.options import json_option, ledger_option, lock_timeout_option, opened, print_json
 from cli.rendering import print_facts
 from cli.rendering import settings as settings_text
 from ledger.wording import score
@@ -28,6 +28,7 @@ _SOURCES = {
     help="Give a method its built-in defaults back; what was chosen stays in the record.",
 )
 @ledger_option
+@lock_timeout_option
 @json_option
 def settings(reset: str | None, ledger_dir: Path | None, as_json: bool) -> None:
     """Show for each editing method which settings count when none are given, and where they come

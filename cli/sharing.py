@@ -11,10 +11,11 @@ from cli.options import (
     branch_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     opened,
     print_json,
 )
-from cli.rendering import print_facts, print_table, size
+from cli.rendering import print_facts, print_table, size, tell
 from cli.watching import watching
 from ledger.wording import counted
 
@@ -67,6 +68,7 @@ verify_option = click.option(
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def push(dry_run: bool, ledger_dir: Path | None, as_json: bool, **options: Any) -> None:
     """Publish a state on the Hugging Face Hub, in one commit, with a card and a tag.
@@ -100,15 +102,15 @@ def push(dry_run: bool, ledger_dir: Path | None, as_json: bool, **options: Any) 
     where = f"{done['repo']}@{done['revision']}"
     what = f"the {done['form']} at turn {done['turn']}"
     if done["new_commit"]:
-        click.echo(
+        tell(
             f"{where}: {what} in commit {done['commit'][:12]}, tag {done['tag']}; "
             f"{counted(done['changed_files'], 'files')} sent ({size(done['changed_bytes'])}) of "
             f"{done['files']} ({size(done['bytes'])})"
         )
     else:
-        click.echo(f"{where} has {what} already, in commit {done['commit'][:12]}")
+        tell(f"{where} has {what} already, in commit {done['commit'][:12]}")
     for note in done["notes"]:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
 
 
 def _print_plan(found: dict[str, Any]) -> None:
@@ -122,13 +124,13 @@ def _print_plan(found: dict[str, Any]) -> None:
         right="bytes",
     )
     new = "a new repository" if found["new_repository"] else "as it is"
-    click.echo(
+    tell(
         f"would push the {found['form']} at turn {found['turn']} to {found['repo']}"
         f"@{found['revision']} ({new}), tag {found['tag']}: "
         f"{counted(found['changed_files'], 'files')} to send ({size(found['changed_bytes'])})"
     )
     for note in found["notes"]:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
 
 
 def _show_transfers(wanted: bool) -> None:
@@ -149,6 +151,7 @@ def _show_transfers(wanted: bool) -> None:
 )
 @verify_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def pull(
     source: str, branch: str | None, key: Path | None, ledger_dir: Path | None, as_json: bool
@@ -164,7 +167,7 @@ def pull(
     """
     from ledger.sharing.pulling import pull as bring
 
-    ledger = opened(ledger_dir)
+    ledger = opened(ledger_dir, working=True)
     _show_transfers(False)
     with watching(quiet=as_json) as progress:
         done = bring(ledger, source, branch=branch, key=key, progress=progress)
@@ -182,7 +185,7 @@ def pull(
     help="Its base model, if it was published without an id, or to use a copy that is here.",
 )
 @click.option("--database", "database_url", metavar="URL", help="As of ledger init.")
-@click.option("--store", metavar="DIR", help="As of ledger init.")
+@click.option("--store", metavar="DIR|URL", help="As of ledger init.")
 @verify_option
 @ledger_option
 @json_option
@@ -214,13 +217,13 @@ def _print_pulled(done: "Pulled") -> None:
     where = done.source + (f" at commit {done.commit[:12]}" if done.commit else "")
     signed = ", signed by that key" if done.signed else ""
     if done.completed:
-        click.echo(f"the texts of {counted(done.completed, 'edits')} came along now")
+        tell(f"the texts of {counted(done.completed, 'edits')} came along now")
     if not done.turns:
-        click.echo(f"branch {done.branch} has all {counted(done.turn, 'turns')} of {where}{signed}")
+        tell(f"branch {done.branch} has all {counted(done.turn, 'turns')} of {where}{signed}")
         return
-    click.echo(
+    tell(
         f"branch {done.branch} is at turn {done.turn} ({done.hash[:12]}): "
         f"{counted(len(done.turns), 'turns')} from {where}, {size(done.bytes)}{signed}"
     )
     if done.withheld:
-        click.echo(f"the texts of {counted(done.withheld, 'edits')} were not published")
+        tell(f"the texts of {counted(done.withheld, 'edits')} were not published")

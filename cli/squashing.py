@@ -9,11 +9,12 @@ from cli.options import (
     branch_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     message_option,
     opened,
     print_json,
 )
-from cli.rendering import plain, print_table, size
+from cli.rendering import print_table, size, tell
 from cli.watching import watching
 from ledger.wording import counted, turn_numbers
 
@@ -38,6 +39,7 @@ def _span(
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def squash(
     span: tuple[int | str, int | str],
@@ -62,7 +64,7 @@ def squash(
 
     with watching(quiet=as_json) as progress:
         done = make_one(
-            opened(ledger_dir),
+            opened(ledger_dir, working=True),
             *span,
             rank=rank,
             max_error=max_error,
@@ -72,7 +74,7 @@ def squash(
     if as_json:
         print_json(done.to_json())
         return
-    click.echo(
+    tell(
         f"turn {done.turn} makes one patch of {turn_numbers(done.replaces)}: "
         f"{size(done.bytes_after)} instead of {size(done.bytes_before)}, "
         f"{counted(done.edits, 'edits')} stay in force"
@@ -89,13 +91,11 @@ def squash(
         right="rank|error",
     )
     same = len(done.errors) - len(done.other_bytes)
-    click.echo(
+    tell(
         f"{same} of {counted(len(done.errors), 'tensors')} keep the bytes they had"
-        + (f", {plain(done.other_bytes[0])} has others" if done.other_bytes else "")
+        + (f", {done.other_bytes[0]} has others" if done.other_bytes else "")
     )
-    click.echo(
-        f"take it back: ledger rollback turn {done.turn}; remove the originals: ledger gc --prune"
-    )
+    tell(f"take it back: ledger rollback turn {done.turn}; remove the originals: ledger gc --prune")
 
 
 def _error(error: float) -> str:

@@ -12,11 +12,12 @@ from cli.options import (
     branch_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     message_option,
     opened,
     print_json,
 )
-from cli.rendering import size
+from cli.rendering import size, tell
 from cli.watching import watching
 from ledger.wording import numbers, turn_numbers
 
@@ -76,22 +77,20 @@ def _write(
 
 def _print_applied(applied: "Applied") -> None:
     what = f"{turn_numbers(applied.in_force)} in force" if applied.in_force else "nothing in force"
-    click.echo(
-        f"{applied.folder}: the model at turn {applied.turn}, with {what} ({applied.hash[:12]})"
-    )
-    click.echo(
+    tell(f"{applied.folder}: the model at turn {applied.turn}, with {what} ({applied.hash[:12]})")
+    tell(
         f"{len(applied.tensors)} tensors patched ({size(applied.bytes_written)} written), "
         f"{applied.files} files, {size(applied.bytes_taken_over)} taken over from the base"
     )
     if applied.memories:
-        click.echo(
+        tell(
             f"side memories of {turn_numbers(applied.memories)} beside the weights: load it with "
             "ledger.load_patched"
         )
     for note in applied.notes:
-        click.echo(f"note: {note}")
+        tell(f"note: {note}")
     for name in applied.left_out:
-        click.echo(f"left out {name}: the same weights in another format, un-edited")
+        tell(f"left out {name}: the same weights in another format, un-edited")
 
 
 @click.group(short_help="Undo a turn, or go back to one.")
@@ -119,6 +118,7 @@ to_option = click.option(
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def rollback_turn(turn: int | str, **options: Any) -> None:
     """Undo exactly turn N: base + all other patches, bit for bit.
@@ -141,6 +141,7 @@ def rollback_turn(turn: int | str, **options: Any) -> None:
 @message_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def rollback_to(turn: int | str, **options: Any) -> None:
     """Return to the state as it was at turn N; 0 is the base.
@@ -165,7 +166,7 @@ def _roll_back(
     ledger_dir: Path | None,
     as_json: bool,
 ) -> None:
-    ledger = opened(ledger_dir)
+    ledger = opened(ledger_dir, working=True)
     if to is not None:
         from ledger.applying import check_folder
 
@@ -183,8 +184,8 @@ def _roll_back(
         line += f", which brings back {turn_numbers(done.brought_back)}"
     if done.separated:
         line += f", which takes {turn_numbers(done.separated)} apart again"
-    click.echo(f"{line}; in force: {numbers(done.in_force)}")
+    tell(f"{line}; in force: {numbers(done.in_force)}")
     if applied is not None:
         _print_applied(applied)
     else:
-        click.echo("rewrite the model with: ledger apply --to DIR")
+        tell("rewrite the model with: ledger apply --to DIR")

@@ -5,9 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
-from cli.rendering import METRICS, plain, print_table, short
+from cli.rendering import METRICS, print_table, short, tell
 from ledger.wording import NOTHING, counted, score
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ def print_triangle(triangle: "Triangle", *, most: int = _SHOWN) -> None:
     On a terminal only so many states are shown as fit beside each other.
     """
     last = triangle.states[-1]
-    click.echo(
+    tell(
         f"edit success of each turn's edits (up to {triangle.sample:,}) in the states after later "
         "turns:"
     )
@@ -35,12 +33,12 @@ def print_triangle(triangle: "Triangle", *, most: int = _SHOWN) -> None:
     headings = (_TURN, *(str(one.turn) for one in shown), _KEPT)
     print_table(headings, rows, right="|".join(headings))
     if len(shown) < len(triangle.states):
-        click.echo(f"{len(shown)} of {len(triangle.states)} states fit here; --json has them all")
-    click.echo(f"after turn {last.turn}, {counted(last.n, 'edits')} of the samples still hold:")
+        tell(f"{len(shown)} of {len(triangle.states)} states fit here; --json has them all")
+    tell(f"after turn {last.turn}, {counted(last.n, 'edits')} of the samples still hold:")
     _print_last(last, triangle.seed)
     _print_forgotten(triangle, most)
     for note in triangle.notes:
-        click.echo(f"note: {plain(note)}")
+        tell(f"note: {note}")
 
 
 def _rows(triangle: "Triangle", shown: Sequence["State"]) -> list[tuple[str, ...]]:
@@ -101,10 +99,10 @@ def _print_last(last: "State", seed: int) -> None:
 def _print_forgotten(triangle: "Triangle", most: int) -> None:
     forgotten = triangle.forgotten
     if not forgotten:
-        click.echo("no edit that was right is wrong now")
+        tell("no edit that was right is wrong now")
         return
     verb = "was right and is" if len(forgotten) == 1 else "were right and are"
-    click.echo(f"{counted(len(forgotten), 'edits')} {verb} wrong now:")
+    tell(f"{counted(len(forgotten), 'edits')} {verb} wrong now:")
     print_table(
         ("turn", "row", "prompt", "target", "now", "lost at"),
         [
@@ -122,4 +120,4 @@ def _print_forgotten(triangle: "Triangle", most: int) -> None:
         text="prompt",
     )
     if len(forgotten) > most:
-        click.echo(f"… and {counted(len(forgotten) - most, 'more edits')} (--json lists them)")
+        tell(f"… and {counted(len(forgotten) - most, 'more edits')} (--json lists them)")

@@ -14,12 +14,13 @@ from cli.options import (
     dtype_option,
     json_option,
     ledger_option,
+    lock_timeout_option,
     opened,
     print_json,
     seed_option,
     workers_option,
 )
-from cli.rendering import METRICS, echo, plain, print_table, settings, short
+from cli.rendering import METRICS, echo, print_table, settings, short, tell
 from cli.watching import watching
 from ledger.wording import counted, score
 
@@ -76,7 +77,7 @@ def _duration(_context: click.Context, option: click.Parameter, text: str) -> fl
 )
 @click.option("--apply", is_flag=True, help="Let the choice count in this ledger from now on.")
 @mapping_option
-@click.option("--limit", type=int, help="Rows to read at the most.")
+@click.option("--limit", type=click.IntRange(1), help="Rows to read at the most.")
 @click.option("--offset", default=0, help="Rows to leave out at the start.")
 @workers_option
 @seed_option
@@ -84,6 +85,7 @@ def _duration(_context: click.Context, option: click.Parameter, text: str) -> fl
 @dtype_option
 @branch_option
 @ledger_option
+@lock_timeout_option
 @json_option
 def tune(ledger_dir: Path | None, as_json: bool, **options: Any) -> None:
     """Search settings of an editing method for the ledger's model: modules, layers, step sizes.
@@ -119,7 +121,7 @@ def tune(ledger_dir: Path | None, as_json: bool, **options: Any) -> None:
 
 
 def _print_progress(told: "Told") -> None:
-    click.echo(
+    tell(
         f"round {told.rung} of {told.rungs}, trial {told.number}: best so far "
         f"{score(told.best)} ({_scores(told.tried.scores)}), {_time(told.left)} left"
     )
@@ -137,7 +139,7 @@ def _print(found: "Tuned", source: str) -> None:
         for rung, count in found.rungs
     )
     failed = f", {found.failed} failed" if found.failed else ""
-    click.echo(f"{rounds}{failed}; {_time(found.seconds)}")
+    tell(f"{rounds}{failed}; {_time(found.seconds)}")
     _print_frontier(found)
     rung = found.held_out_rung
     echo(click.style(f"On {rung.turns} × {rung.size} edits that no trial saw", bold=True))
@@ -146,17 +148,17 @@ def _print(found: "Tuned", source: str) -> None:
         [_held(one) for one in found.held_out],
     )
     for note in found.notes:
-        click.echo(f"note: {plain(note)}")
+        tell(f"note: {note}")
     for one in found.held_out:
         if one.failure:
-            click.echo(f"note: {one.name} failed: {plain(one.failure)}")
+            tell(f"note: {one.name} failed: {one.failure}")
     words = " ".join(shlex.quote(word) for word in found.options)
     if found.applied:
-        click.echo(f"counts from now on: {words}")
+        tell(f"counts from now on: {words}")
     else:
         wise = "" if found.method == "ultraedit" else f"--method {found.method} "
-        click.echo(f"use it with: ledger add-edits {shlex.quote(source)} {wise}{words}")
-        click.echo("or let it count in this ledger: the same command with --apply")
+        tell(f"use it with: ledger add-edits {shlex.quote(source)} {wise}{words}")
+        tell("or let it count in this ledger: the same command with --apply")
 
 
 def _print_frontier(found: "Tuned") -> None:

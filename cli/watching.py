@@ -29,6 +29,8 @@ _WORDS = {
     "difference": "writing the patch",
     "factor": "computing factors",
     "squash": "adding up patches",
+    "copy rows": "copying rows",
+    "compare rows": "comparing rows",
     "turns": "checking turns",
     "patches": "checking patches",
     "base": "checking the base",

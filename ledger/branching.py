@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from ledger import database
+from ledger import database, journal
 from ledger.chain import timestamp
-from ledger.orm import EMPTY, RefMoveRow, RefRow, TurnRow
+from ledger.orm import EMPTY, EntryRow, RefRow, TurnRow
 from ledger.pruned import use_state_again
 from ledger.refs import Rev, check_name, resolve
 from ledger.workspace import MAIN, Ledger, current_branch, switch_to
@@ -176,23 +176,23 @@ def reflog(ledger: Ledger, ref: str | None = None, *, last: int | None = None) -
     """
     before, after = aliased(TurnRow), aliased(TurnRow)
     query = (
-        select(RefMoveRow, before.number, before.hash, after.number, after.hash)
-        .outerjoin(before, before.id == RefMoveRow.from_turn_id)
-        .outerjoin(after, after.id == RefMoveRow.to_turn_id)
-        .order_by(RefMoveRow.id.desc())
+        select(EntryRow, before.number, before.hash, after.number, after.hash)
+        .outerjoin(before, before.id == EntryRow.from_turn_id)
+        .outerjoin(after, after.id == EntryRow.to_turn_id)
+        .where(EntryRow.ref.is_not(None) if ref is None else EntryRow.ref == ref)
+        .order_by(EntryRow.id.desc())
         .limit(last)
     )
     with database.reading(ledger.engine) as session:
-        found = session.execute(query if ref is None else query.where(RefMoveRow.ref == ref))
         moves = [
             Move(
-                ref=row.ref,
+                ref=row.ref or "",
                 action=row.action,
                 before=None if from_number is None else (from_number, from_hash),
                 after=None if to_number is None else (to_number, to_hash),
                 created_at=row.created_at,
             )
-            for row, from_number, from_hash, to_number, to_hash in found
+            for row, from_number, from_hash, to_number, to_hash in session.execute(query)
         ]
     if not moves and ref is not None:
         raise HistoryError(f"there never was a branch or tag {ref}; see: ledger reflog")
@@ -277,13 +277,5 @@ def _no_tag(name: str, found: RefRow | None) -> str:
 
 
 def _log(session: Session, ref: str, before: int | None, after: int | None, action: str) -> None:
-    session.add(
-        RefMoveRow(
-            ref=ref,
-            from_turn_id=before,
-            to_turn_id=after,
-            action=action,
-            created_at=datetime.now(UTC),
-        )
-    )
-    session.flush()
+    move = journal.Move(ref=ref, left=before, reached=after)
+    journal.record(session, action, at=datetime.now(UTC), move=move)

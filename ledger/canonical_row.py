@@ -11,6 +11,11 @@ from patches.edit import Edit, Probe
 
 Fields = Mapping[str, object]
 
+# No edit is this long; a longer line or row is a damaged file, and would fill the memory: an array
+# of empty arrays takes thirty times the room of its text. It also bounds all texts of an edit
+# together, each as often as it is asked.
+LONGEST_ROW = 1 << 23
+
 FURTHER_KINDS = ("personas", "multi_hop", "out_of_distribution")
 
 
@@ -35,7 +40,7 @@ def edit_from_row(row: Fields) -> Edit:
         raise UnusableRowError("no target")
     if not target:
         raise UnusableRowError("empty target")
-    return Edit(
+    edit = Edit(
         prompt=prompt,
         target=target,
         subject=_answer(row.get("subject"), "subject") or None,
@@ -45,6 +50,17 @@ def edit_from_row(row: Fields) -> Edit:
         locality=_probes(row.get("locality"), "locality") + _flat_locality(row),
         further=_further(row),
     )
+    _check_length(edit)
+    return edit
+
+
+def _check_length(edit: Edit) -> None:
+    """A short file can ask for one long answer very often."""
+    probes = [*edit.locality, *(probe for kind in edit.further.values() for probe in kind)]
+    length = len(edit.prompt) + len(edit.target) + sum(map(len, edit.rephrasings))
+    length += sum(len(probe.prompt) + len(probe.answer) for probe in probes)
+    if length > LONGEST_ROW:
+        raise UnusableRowError(f"its texts have {length:,} characters together")
 
 
 def _rephrasings(value: object) -> tuple[str, ...]:

@@ -3,7 +3,9 @@
     hash = sha256(canonical JSON of the turn's content, edit digests, patch digest,
                   editor-state digest, parent hash)
 
-`edit_digest` and `turn_content` define what is covered; recording and verifying both use them.
+`edit_digest` and `turn_content` define what is covered; recording and verifying both use them. The
+other functions ending in `_content` do the same for the other rows, and `entry_content` for the
+journal, which is a chain of its own through everything that is recorded.
 """
 
 import hashlib
@@ -14,8 +16,12 @@ from typing import Any
 
 from ledger.orm import (
     EMPTY,
+    BaseRow,
+    BlobRow,
     DatasetRow,
+    EntryRow,
     EvaluationRow,
+    KeyframeRow,
     PublicationRow,
     SettingsRow,
     TrialRow,
@@ -205,6 +211,80 @@ def trial_content(trial: TrialRow) -> dict[str, Any]:
         "failure": trial.failure,
         "seconds": trial.seconds,
         "created_at": timestamp(trial.created_at),
+    }
+
+
+def base_content(base: BaseRow) -> dict[str, Any]:
+    """Everything that is recorded of the base model."""
+    return {
+        "ledger_id": base.ledger_id,
+        "fingerprint": base.fingerprint,
+        "uri": base.uri,
+        "revision": base.revision,
+        "architecture": base.architecture,
+        "licence": base.licence,
+        "tensors": base.tensors,
+        "created_at": timestamp(base.created_at),
+    }
+
+
+def dataset_content(dataset: DatasetRow) -> dict[str, Any]:
+    """Everything that is recorded of a dataset."""
+    return {
+        "identity": dataset.identity,
+        "uri": dataset.uri,
+        "revision": dataset.revision,
+        "sha256": dataset.sha256,
+        "format": dataset.format,
+        "layout": dataset.layout,
+        "mapping": dataset.mapping,
+        "licence": dataset.licence,
+        "created_at": timestamp(dataset.created_at),
+    }
+
+
+def blob_content(blob: BlobRow) -> dict[str, Any]:
+    """Everything that is recorded of a file, also whether it was given up."""
+    pruned_at = blob.pruned_at
+    return {
+        "digest": blob.digest,
+        "kind": blob.kind,
+        "bytes": blob.bytes,
+        "changes": blob.changes,
+        "memories": blob.memories,
+        "created_at": timestamp(blob.created_at),
+        "pruned_at": None if pruned_at is None else timestamp(pruned_at),
+    }
+
+
+def keyframe_content(keyframe: KeyframeRow) -> dict[str, Any]:
+    """Everything that is recorded of a keyframe."""
+    return {
+        "key": keyframe.key,
+        "kind": keyframe.kind,
+        "digest": keyframe.digest,
+        "bytes": keyframe.bytes,
+        "created_at": timestamp(keyframe.created_at),
+    }
+
+
+def entry_content(
+    entry: EntryRow, *, previous: str, left: str | None, reached: str | None
+) -> dict[str, Any]:
+    """Everything that the hash of an entry of the journal covers.
+
+    previous: the hash of the entry before it. left, reached: the hashes of the turns that its ref
+    pointed to before and points to since.
+    """
+    return {
+        "previous": previous,
+        "entry": entry.id,
+        "action": entry.action,
+        "ref": entry.ref,
+        "from": left,
+        "to": reached,
+        "records": entry.records,
+        "created_at": timestamp(entry.created_at),
     }
 
 

@@ -13,17 +13,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from ledger import database, history
+from ledger import database, history, journal
 from ledger.history import Lines, Step, chunks
 from ledger.needed import Unneeded, heads, unneeded
 from ledger.orm import BlobRow, KeyframeRow, RefRow
-from ledger.pruned import given_up
+from ledger.pruned import given_up, restore
 from ledger.sharing.published_source import INCOMING
+from ledger.store import Stored
+from ledger.stores import PatchStore
 from ledger.workspace import Ledger
 
 # A blob lies in the store before its turn is recorded: younger files may belong to a running one.
@@ -33,10 +35,17 @@ _GRACE_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, kw_only=True)
 class Heap:
-    """Files that go for one reason."""
+    """Files that go for one reason. files: their paths, or their addresses in a store elsewhere."""
 
-    files: tuple[Path, ...] = ()
+    files: tuple[str, ...] = ()
     bytes: int = 0
+
+    @classmethod
+    def of(cls, files: Iterable[Stored]) -> Self:
+        found = list(files)
+        return cls(
+            files=tuple(file.name for file in found), bytes=sum(file.bytes for file in found)
+        )
 
     def to_json(self) -> dict[str, int]:
         return {"count": len(self.files), "bytes": self.bytes}
@@ -46,10 +55,11 @@ class Heap:
 class Garbage:
     """Files that nobody needs, by reason.
 
-    heaps: ``strays`` (no turn refers to them), ``keyframes`` (no branch or tag goes through their
-    states, or they are damaged), ``squashed`` (patches whose place a squash or merge has taken
-    everywhere), ``unreachable`` (of turns that no branch or tag leads to). prunable: what is left
-    there of the last two, since nobody asked for it to go.
+    heaps: ``strays`` (no turn refers to them), ``copies`` (on this machine, of files that nobody
+    needs in a store elsewhere), ``keyframes`` (no branch or tag goes through their states, or they
+    are damaged), ``squashed`` (patches whose place a squash or merge has taken everywhere),
+    ``unreachable`` (of turns that no branch or tag leads to). prunable: what is left there of the
+    last two, since nobody asked for it to go.
     """
 
     heaps: Mapping[str, Heap]
@@ -57,8 +67,8 @@ class Garbage:
     removed: bool
 
     @property
-    def files(self) -> list[Path]:
-        return [path for heap in self.heaps.values() for path in heap.files]
+    def files(self) -> list[str]:
+        return [name for heap in self.heaps.values() for name in heap.files]
 
     @property
     def bytes(self) -> int:
@@ -67,7 +77,7 @@ class Garbage:
     def to_json(self) -> dict[str, Any]:
         """The contract of ``ledger gc --json``; fields are only ever added."""
         return {
-            "files": [str(path) for path in self.files],
+            "files": self.files,
             "bytes": self.bytes,
             "removed": self.removed,
             "reasons": {reason: heap.to_json() for reason, heap in self.heaps.items()},
@@ -100,6 +110,8 @@ def collect_garbage(
     files of turns that no branch or tag leads to. grace: seconds in which stray files, and turns
     that a branch or tag has left, are not touched.
     """
+    # What is listed was there before the database is asked whether a turn refers to it.
+    there = ledger.store.listed()
     damaged = _damaged_keyframes(ledger)
     left_before = datetime.fromtimestamp(time.time() - grace, UTC)
     with database.reading(ledger.engine) as session:
@@ -112,20 +124,35 @@ def collect_garbage(
             survey = _survey(session, ledger, damaged, left_before)
             _mark(session, ledger, survey, prune=prune)
     going = survey.going(prune=prune)
-    store = ledger.store
-    frames = sorted({*survey.stale.values()} - survey.recorded)
+    oldest = time.time() - grace
+    frames = {*survey.stale.values()} - survey.recorded
+    strays = {
+        digest: file
+        for digest, file in there.items()
+        if digest not in survey.recorded | frames and file.modified <= oldest
+    }
+    unfinished = _old(_unfinished(ledger), oldest)
+    copies = ledger.store.copies()
+    unused = _old([copies[d] for d in copies if d not in survey.recorded - going], oldest)
     garbage = Garbage(
         heaps={
-            "strays": _heap(_strays(ledger, survey.recorded | {*frames}), grace=grace),
-            "keyframes": _heap(map(store.path, frames)),
-            "squashed": _heap(map(store.path, sorted(going & survey.unneeded.squashed))),
-            "unreachable": _heap(map(store.path, sorted(going & survey.unneeded.unreachable))),
+            "strays": Heap.of([*strays.values(), *unfinished]),
+            "copies": Heap.of(unused),
+            "keyframes": _among(there, frames),
+            "squashed": _among(there, going & survey.unneeded.squashed),
+            "unreachable": _among(there, going & survey.unneeded.unreachable),
         },
-        prunable=_heap(map(store.path, sorted(survey.going(prune=True) - going))),
+        prunable=_among(there, survey.going(prune=True) - going),
         removed=not dry_run,
     )
     if not dry_run:
-        _remove(ledger, garbage, going)
+        for file in [*unfinished, *unused]:
+            Path(file.name).unlink(missing_ok=True)
+        _remove_empty(ledger.folder / INCOMING)
+        _remove_strays(ledger.store, strays, oldest)
+        for digest in frames & there.keys():
+            ledger.store.remove(digest)
+        _remove_given_up(ledger, sorted(going & there.keys()))
     return garbage
 
 
@@ -182,48 +209,50 @@ def _mark(session: Session, ledger: Ledger, survey: _Survey, *, prune: bool) -> 
     now = datetime.now(UTC)
     for some in chunks(sorted(survey.going(prune=prune) - survey.marked)):
         session.execute(update(BlobRow).where(BlobRow.digest.in_(some)).values(pruned_at=now))
-    for blob in given_up(session, sorted(survey.marked - survey.going(prune=True))):
-        if ledger.store.problem(blob.digest) is None:
-            blob.pruned_at = None
+        journal.record(session, journal.PRUNE, list(given_up(session, some)), at=now)
+    there = [
+        blob.digest
+        for blob in given_up(session, sorted(survey.marked - survey.going(prune=True)))
+        if ledger.store.problem(blob.digest) is None
+    ]
+    restore(session, there)
     for keys in chunks(sorted(survey.stale)):
         session.execute(delete(KeyframeRow).where(KeyframeRow.key.in_(keys)))
 
 
-def _remove(ledger: Ledger, garbage: Garbage, going: Collection[str]) -> None:
-    for reason in ("strays", "keyframes"):
-        for path in garbage.heaps[reason].files:
-            path.unlink(missing_ok=True)
-    _remove_empty(ledger.folder / INCOMING)
-    there = [digest for digest in sorted(going) if ledger.store.path(digest).exists()]
+def _remove_strays(store: PatchStore, strays: Iterable[str], oldest: float) -> None:
+    for digest in strays:
+        # Somebody may have put it again meanwhile, for a turn that is about to be recorded.
+        file = store.stored(digest)
+        if file is not None and file.modified <= oldest:
+            store.remove(digest)
+
+
+def _remove_given_up(ledger: Ledger, digests: Sequence[str]) -> None:
     # Others may write in between. Somebody may have taken one of them into use again meanwhile, and
     # no longer can while they go.
-    for some in chunks(there):
+    for some in chunks(digests):
         with database.writing(ledger.engine) as session:
             for blob in given_up(session, some):
-                ledger.store.path(blob.digest).unlink(missing_ok=True)
+                ledger.store.remove(blob.digest)
 
 
-def _strays(ledger: Ledger, recorded: Collection[str]) -> Iterator[Path]:
-    """Files that no turn and no keyframe refers to: in the patch store, and of pulls."""
-    store = ledger.store
-    yield from (store.path(digest) for digest in store.digests() if digest not in recorded)
-    yield from sorted(store.folder.glob(".writing-*"))
+def _unfinished(ledger: Ledger) -> Iterator[Path]:
+    """Files that writers are at, or that pulls have fetched and not recorded; or did until they
+    were killed."""
+    yield from sorted(ledger.store.folder.glob(".writing-*"))
     yield from sorted(p for p in (ledger.folder / INCOMING).rglob("*") if p.is_file())
 
 
-def _heap(paths: Iterable[Path], *, grace: float | None = None) -> Heap:
-    """Those of the files that exist, and are older than `grace` seconds."""
-    oldest = time.time() - (grace or 0.0)
-    files, size = [], 0
-    for path in paths:
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            continue
-        if grace is None or found.st_mtime <= oldest:
-            files.append(path)
-            size += found.st_size
-    return Heap(files=tuple(files), bytes=size)
+def _old(paths: Iterable[Path], oldest: float) -> list[Stored]:
+    """Those of the files that are still there, and were written before `oldest`."""
+    found = (Stored.at(path) for path in paths)
+    return [file for file in found if file is not None and file.modified <= oldest]
+
+
+def _among(there: Mapping[str, Stored], digests: Collection[str]) -> Heap:
+    """Those of the blobs that are there."""
+    return Heap.of(there[digest] for digest in sorted(digests) if digest in there)
 
 
 def _remove_empty(folder: Path) -> None:

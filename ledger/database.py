@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, create_engine, event, insert, inspect, text
@@ -14,24 +16,36 @@ from sqlalchemy.orm import Session
 
 from ledger import full_text
 from ledger.orm import Table
+from ledger.waiting import Waiting, wait_for
 from patches.errors import DatabaseError
 
-SCHEMA = "0005"
+SCHEMA = "0006"
 """The newest Alembic revision that this program works with; revisions are numbered upwards."""
 VERSION_TABLE = "ledger_schema"
-_LOCK_TIMEOUT = 30.0
+_IS_OURS = f"SELECT count(*) = 0 OR total(name = '{VERSION_TABLE}') FROM sqlite_master"
+_SECRET = frozenset({"password", "sslpassword"})
+"""Parameters of a URL that nobody gets to see."""
+_CONNECT_SECONDS = 10
+"""How long a server may take to answer at all."""
+# Any number will do, as long as nobody else in the same PostgreSQL database locks on it.
+_WRITERS = int.from_bytes(b"edledger")
 
 
 def parse_url(address: str) -> URL:
-    """A database URL; DatabaseError if it is none, or names an unsupported database."""
+    """A database URL; DatabaseError if it is none, or names an unsupported database.
+
+    A password among its parameters comes to its usual place.
+    """
     try:
         url = make_url(address)
-    except ArgumentError as error:
-        # What cannot be parsed may hold a password all the same.
-        shown = re.sub(r":.*@", ":***@", address)
+        if "@" in (url.host or ""):
+            raise ValueError("a password with @ must be percent-encoded: %40")
+    except (ArgumentError, ValueError) as error:
+        # What cannot be parsed may hold a password all the same, wherever.
+        shown = re.sub(r":.*", ":***", address, flags=re.DOTALL)
         raise DatabaseError(
             f"not a database URL: {shown!r}; write sqlite:///FILE or "
-            "postgresql+psycopg://USER@HOST/NAME"
+            "postgresql+psycopg://USER@HOST/NAME, with @, : and / in names as %40, %3A and %2F"
         ) from error
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
@@ -39,27 +53,46 @@ def parse_url(address: str) -> URL:
         raise DatabaseError(
             f"the ledger runs on SQLite and PostgreSQL, not on {url.get_backend_name()}"
         )
+    if isinstance(password := url.query.get("password"), str):
+        url = url.set(password=password).difference_update_query(["password"])
     return url
 
 
 def masked(url: URL) -> str:
     """The URL for people: a password shows as ``***``."""
-    return url.render_as_string(hide_password=True)
+    hidden = dict.fromkeys(_SECRET & url.query.keys(), "***")
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def without_password(url: URL) -> str:
     """The URL for the configuration file, which never holds a password."""
+    url = url.difference_update_query(_SECRET)
     return url._replace(password=None).render_as_string(hide_password=False)
 
 
-def connect(url: URL) -> Engine:
-    """An engine for `url`; nothing is opened yet."""
+def _scrubbed(reason: str, url: URL) -> str:
+    """What a database says, without a password that it may repeat."""
+    for secret in (url.password, *(url.query.get(name) for name in _SECRET)):
+        if secret:
+            reason = reason.replace(str(secret), "***")
+    return reason
+
+
+def connect(url: URL, *, waiting: Waiting | None = None) -> Engine:
+    """An engine for `url`; nothing is opened yet. waiting: how a writer waits for another."""
+    waiting = waiting or Waiting()
     try:
         if url.get_backend_name() == "sqlite":
-            engine = create_engine(url, connect_args={"timeout": _LOCK_TIMEOUT})
-            _prepare_sqlite(engine)
+            opening = _opening_read_only(url.database or "")
+            more = {"creator": opening} if opening else {}
+            engine = create_engine(url, connect_args={"timeout": waiting.seconds}, **more)
+            _prepare_sqlite(engine, waiting)
         else:
-            engine = create_engine(url, pool_pre_ping=True)
+            patience = (
+                {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
+            )
+            engine = create_engine(url, pool_pre_ping=True, connect_args=patience)
+            _prepare_postgresql(engine, waiting)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise DatabaseError(
             f"{masked(url)}: its driver is not installed ({error}); "
@@ -68,14 +101,29 @@ def connect(url: URL) -> Engine:
     return engine
 
 
-def _prepare_sqlite(engine: Engine) -> None:
+def _opening_read_only(path: str) -> Callable[[], Any] | None:
+    """How to open a database on a read-only disk, such as a backup's, where SQLite cannot make the
+    file through which processes share it; None if it is on another."""
+    try:
+        read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return None
+    if not read_only or Path(f"{path}-wal").exists():
+        return None
+    address = f"{Path(path).absolute().as_uri()}?mode=ro&immutable=1"
+    return lambda: sqlite3.connect(address, uri=True, check_same_thread=False)
+
+
+def _prepare_sqlite(engine: Engine, waiting: Waiting) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         # The driver's own BEGIN is switched off, so that `begin` below decides on the lock.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        # Another program's database stays in the mode that it is in.
+        if cursor.execute(_IS_OURS).fetchone()[0]:
+            cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         # 64 MB. The keys of edits are spread over their whole indexes: with the default of 2 MB
         # a turn costs more the longer the history is.
@@ -84,8 +132,57 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writing = connection.get_execution_options().get("writing", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        if not connection.get_execution_options().get("writing", False):
+            connection.exec_driver_sql("BEGIN")
+            return
+
+        def attempt() -> bool:
+            # Past SQLAlchemy, for which a transaction has begun already.
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                return False
+            return True
+
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            with _translated_driver(engine):
+                wait_for(attempt, waiting, f"database {masked(engine.url)}")
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {round(waiting.seconds * 1000)}")
+
+
+def _prepare_postgresql(engine: Engine, waiting: Waiting) -> None:
+    """Writers come one after the other here too: none waits for another with a lock of its own, so
+    none can wait for ever, and the log of moves has one order."""
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get("writing", False):
+            return
+
+        def attempt() -> bool:
+            # Changes of tables wait for readers.
+            query = "SELECT set_config('lock_timeout', %s, true), pg_try_advisory_xact_lock(%s)"
+            patience = f"{max(1, round(waiting.seconds * 1000))}ms"
+            return bool(connection.exec_driver_sql(query, (patience, _WRITERS)).one()[1])
+
+        wait_for(attempt, waiting, f"database {masked(engine.url)}")
+
+
+@contextmanager
+def _translated_driver(engine: Engine) -> Iterator[None]:
+    """`translated` for what is asked of SQLite's driver directly."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = str(error)
+        raise DatabaseError(
+            f"database {masked(engine.url)}: {reason}. {_advice(reason)}"
+        ) from error
 
 
 @contextmanager
@@ -116,18 +213,21 @@ def translated(engine: Engine) -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         reason = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+        reason = _scrubbed(reason, engine.url)
         raise DatabaseError(
             f"database {masked(engine.url)}: {reason.strip().splitlines()[0]}. {_advice(reason)}"
         ) from error
 
 
 def _advice(reason: str) -> str:
-    if "locked" in reason:
-        return "Another process is writing for a long time; try again"
+    if "locked" in reason or "lock timeout" in reason:
+        return "Another process has it for a long time; try again"
     if "readonly" in reason or "read-only" in reason:
         return "Make it writable, or choose another with --database"
     if "connect" in reason or "unable to open" in reason:
         return "Check that it is reachable, and the password in PGPASSWORD or LEDGER_DATABASE"
+    if "not a database" in reason or "malformed" in reason:
+        return "Restore it from a backup"
     return "Nothing was changed"
 
 

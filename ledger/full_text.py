@@ -86,6 +86,12 @@ def add(session: Session, turn_id: int) -> None:
         )
 
 
+def rebuild(session: Session) -> None:
+    """Index all edits anew, after they have been inserted from elsewhere."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(text(f"INSERT INTO {NAME} ({NAME}) VALUES ('rebuild')"))
+
+
 def belongs(name: str | None) -> bool:
     """Whether a table or index of this name is part of the index, which the ORM does not know."""
     return name is not None and (name in (NAME, INDEX) or name.startswith(f"{NAME}_"))

@@ -13,11 +13,20 @@ from typing import Any
 from sqlalchemy import Engine, select
 from sqlalchemy.engine import URL
 
-from ledger import database
+from ledger import database, journal
 from ledger.models import resolve_model, split_revision
-from ledger.orm import BaseRow, RefMoveRow, RefRow, TurnRow
+from ledger.orm import BaseRow, RefRow, TurnRow
 from ledger.progress import Progress, silent
-from ledger.workspace import CONFIG, FOLDER, MAIN, Config, Ledger, resolve_database
+from ledger.stores import CACHE, store_address, store_at
+from ledger.workspace import (
+    ANNOUNCED,
+    CONFIG,
+    FOLDER,
+    MAIN,
+    Config,
+    Ledger,
+    resolve_database,
+)
 from patches.checkpoint import Checkpoint, fingerprint, open_checkpoint, tensor_digests
 from patches.errors import DatabaseError, HistoryError
 
@@ -41,7 +50,7 @@ class Initialised:
         return {
             "ledger": str(self.ledger.folder),
             "database": database.masked(self.ledger.url),
-            "store": str(self.ledger.store.folder),
+            "store": self.ledger.store.address,
             "model": self.ledger.config.model,
             "revision": base.revision,
             "architecture": base.architecture,
@@ -61,9 +70,11 @@ def init(
 ) -> Initialised:
     """Create a ledger for `model` (a folder, or a Hub id with optional ``@revision``).
 
-    folder: the ledger's own folder, default ``.ledger`` here. Raises HistoryError if there is a
-    ledger already, CheckpointError if the model cannot be used, DatabaseError if the database
-    cannot be used or holds a ledger; in each case nothing is left behind.
+    folder: the ledger's own folder, default ``.ledger`` here. store: a folder for patches, or the
+    address of a store elsewhere, by default in `folder`. Raises HistoryError if there is a ledger
+    already, CheckpointError if the model cannot be used, DatabaseError if the database cannot be
+    used or holds a ledger, StoreError if the store cannot be written to; in each case nothing is
+    left behind.
     """
     folder = (folder or Path.cwd() / FOLDER).expanduser().resolve()
     _refuse_existing(folder)
@@ -76,38 +87,43 @@ def init(
     created = not folder.exists()
     embedded = database_url is None and database.environment_url() is None
     config = Config(
-        database=_stored_address(database_url),
-        store=str(Path(store).expanduser().resolve()) if store else _STORE,
+        database=stored_url(database_url),
+        store=store_address(store) if store else _STORE,
         model=str(base_folder) if commit is None else name,
         revision=commit,
     )
     if embedded:
         _discard_half_made(folder)
+    url, made = _address(folder, config, database_url), False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _create_database(
-            _address(folder, config, database_url), checkpoint, digests, config, commit
-        )
-        (folder / _STORE if store is None else Path(config.store)).mkdir(
-            parents=True, exist_ok=True
-        )
+        interrupted = (folder / ANNOUNCED.format(CONFIG)).exists()
+        config.announce(folder)
+        # Before the database, which may be one that outlives the folder.
+        store_at(folder, config.store).prepare()
+        if not (interrupted and _was_made(url, fingerprint(checkpoint, digests))):
+            _create_database(url, checkpoint, digests, config, commit)
+        made = True
         # The configuration comes last: a folder without it is not a ledger yet.
         config.write(folder)
-    except OSError as error:
+    except BaseException as error:
+        # Before what tells of the attempt: if the tables stay, the next one takes them over.
+        if made and not embedded:
+            _drop_tables(url)
         _remove(folder, created, embedded)
-        raise HistoryError(
-            f"{folder}: cannot be created ({error.strerror}); choose another with --ledger"
-        ) from error
-    except BaseException:
-        _remove(folder, created, embedded)
+        if isinstance(error, OSError):
+            raise HistoryError(
+                f"{folder}: cannot be created ({error.strerror}); choose another with --ledger"
+            ) from error
         raise
     ledger = Ledger(folder, config)
+    # With the password, which the configuration does not hold.
+    ledger.url = url
 
     def undo() -> None:
-        if not embedded:
-            with database.writing(ledger.engine) as session:
-                database.drop_schema(session.connection())
         ledger.close()
+        if not embedded:
+            _drop_tables(url)
         (folder / CONFIG).unlink(missing_ok=True)
         _remove(folder, created, embedded)
 
@@ -122,7 +138,7 @@ def _refuse_existing(folder: Path) -> None:
         )
     if folder.is_file():
         raise HistoryError(f"{folder} is a file; choose another place with --ledger")
-    leftover = {*_DATABASE_FILES, _STORE, f".{CONFIG}.writing"}
+    leftover = {*_DATABASE_FILES, _STORE, CACHE, ANNOUNCED.format(CONFIG)}
     strangers = (
         [p.name for p in folder.iterdir() if p.name not in leftover] if folder.exists() else []
     )
@@ -132,7 +148,7 @@ def _refuse_existing(folder: Path) -> None:
         )
 
 
-def _stored_address(address: str | None) -> str:
+def stored_url(address: str | None) -> str:
     """The database for config.json: never with a password, a file by its full path."""
     if address is None:
         return _DATABASE
@@ -164,13 +180,10 @@ def _create_database(
         with database.writing(engine) as session:
             database.create_schema(session.connection())
             now = datetime.now(UTC)
-            session.add(_base_row(checkpoint, digests, config, commit, now))
-            session.add(RefRow(name=MAIN, kind="branch", turn_id=None))
-            session.add(
-                RefMoveRow(
-                    ref=MAIN, from_turn_id=None, to_turn_id=None, action="init", created_at=now
-                )
-            )
+            base = _base_row(checkpoint, digests, config, commit, now)
+            session.add_all([base, RefRow(name=MAIN, kind="branch", turn_id=None)])
+            begins = journal.Move(ref=MAIN, left=None, reached=None)
+            journal.record(session, "init", [base], at=now, move=begins)
     finally:
         engine.dispose()
 
@@ -237,6 +250,27 @@ def _discard_half_made(folder: Path) -> None:
     _remove_database(folder)
 
 
+def _was_made(url: URL, base: str) -> bool:
+    """Whether an init for this base was interrupted after it had made the database at `url`."""
+    engine = database.connect(url)
+    try:
+        if database.schema_revision(engine) != database.SCHEMA or _has_turns(engine):
+            return False
+        with database.reading(engine) as session:
+            return session.scalar(select(BaseRow.fingerprint)) == base
+    finally:
+        engine.dispose()
+
+
+def _drop_tables(url: URL) -> None:
+    engine = database.connect(url)
+    try:
+        with database.writing(engine) as session:
+            database.drop_schema(session.connection())
+    finally:
+        engine.dispose()
+
+
 def _has_turns(engine: Engine) -> bool:
     with database.reading(engine) as session:
         return session.scalar(select(TurnRow.id).limit(1)) is not None
@@ -244,6 +278,8 @@ def _has_turns(engine: Engine) -> bool:
 
 def _remove(folder: Path, created: bool, embedded: bool) -> None:
     """Take back what an init that failed has made."""
+    with contextlib.suppress(OSError):
+        (folder / ANNOUNCED.format(CONFIG)).unlink(missing_ok=True)
     if created:
         shutil.rmtree(folder, ignore_errors=True)
     elif embedded:

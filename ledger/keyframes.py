@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
+from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import delete, select
 from torch import Tensor
 
-from ledger import database
+from ledger import database, journal
 from ledger.history import Step, chunks
 from ledger.orm import KeyframeRow
 from ledger.pruned import opened
@@ -63,10 +64,10 @@ def keys(kind: Kind, owner: str, digests: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The keyframe of the first `count` of a row. digest: of its file, which has been checked."""
+    """The keyframe of the first `count` of a row. path: of its file, which has been checked."""
 
     count: int
-    digest: str
+    path: Path
 
 
 def find(ledger: Ledger, kind: Kind, row: Sequence[str]) -> Found | None:
@@ -83,8 +84,9 @@ def find(ledger: Ledger, kind: Kind, row: Sequence[str]) -> Found | None:
                 break
     for count in range(len(row), 0, -1):
         digest = known.get(row[count - 1])
-        if digest is not None and ledger.store.problem(digest) is None:
-            return Found(count=count, digest=digest)
+        path = None if digest is None else ledger.store.checked(digest)
+        if path is not None:
+            return Found(count=count, path=path)
     return None
 
 
@@ -158,7 +160,7 @@ def folded_states(
     count = 0 if found is None else found.count
     states: list[Mapping[str, Tensor]] = []
     if found is not None:
-        states.append(read_state(ledger.store.path(found.digest)))
+        states.append(read_state(found.path))
     states += [read_state(opened(ledger, digest)) for digest in digests[count:]]
     if len(digests) - count >= _EVERY:
         states = [editor.folded(states)]
@@ -180,4 +182,6 @@ def _record(ledger: Ledger, kind: Kind, key: str, digest: str, size: int) -> Non
     with database.writing(ledger.engine) as session:
         # One that is there was damaged or lost, or someone else has just kept the same.
         session.execute(delete(KeyframeRow).where(KeyframeRow.key == key))
-        session.add(KeyframeRow(key=key, kind=kind, digest=digest, bytes=size, created_at=now))
+        row = KeyframeRow(key=key, kind=kind, digest=digest, bytes=size, created_at=now)
+        session.add(row)
+        journal.record(session, journal.KEYFRAME, [row], at=now)

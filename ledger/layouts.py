@@ -7,7 +7,8 @@ is acceptable is then decided in one place, `ledger.canonical_row`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ledger.canonical_row import Fields, UnusableRowError, shown
+from ledger.canonical_row import LONGEST_ROW, Fields, UnusableRowError, shown
+from ledger.wording import field_names
 from patches.errors import DatasetError
 
 Rename = Callable[[Fields], Fields]
@@ -53,7 +54,7 @@ def recognise(row: Fields, source: str) -> str:
         if layout.fits(row):
             return layout.name
     raise DatasetError(
-        f"{source}: no known layout has the fields of its first row: {_listed(row)}. Say which "
+        f"{source}: no known layout has the fields of its first row: {field_names(row)}. Say which "
         f"field is which, for example --map prompt=FIELD,target=FIELD "
         f"(known keys: {', '.join(MAPPING_KEYS)})."
     )
@@ -84,7 +85,7 @@ def check_mapped_fields(mapping: Mapping[str, str], row: Fields, source: str) ->
     if missing:
         raise DatasetError(
             f"{source}: its first row has no such field: {', '.join(missing)}. The row has the "
-            f"fields {_listed(row)}; known keys: {', '.join(MAPPING_KEYS)}."
+            f"fields {field_names(row)}; known keys: {', '.join(MAPPING_KEYS)}."
         )
 
 
@@ -100,10 +101,6 @@ def rename_by(layout: str, mapping: Mapping[str, str]) -> Rename:
             return known.rename
     names = ", ".join(known.name for known in LAYOUTS)
     raise DatasetError(f"There is no layout named {layout!r}; known are {names}, {MAPPED}.")
-
-
-def _listed(row: Fields) -> str:
-    return ", ".join(ascii(field)[1:-1] for field in row) or "none"
 
 
 def _canonical(row: Fields) -> Fields:
@@ -180,6 +177,8 @@ def _counterfact_nested(row: Fields) -> Fields:
     if isinstance(prompt, str) and "{}" in prompt:
         if not isinstance(subject, str) or not subject.strip():
             raise UnusableRowError("the prompt has a place for a subject, but there is no subject")
+        if prompt.count("{}") * len(subject) > LONGEST_ROW:
+            raise UnusableRowError("the prompt has too many places for its subject")
         prompt = prompt.replace("{}", subject)
     old = _string_of(rewrite.get("target_true"))
     neighbours = row.get("neighborhood_prompts")

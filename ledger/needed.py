@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from ledger import history
 from ledger.history import Lines, Step
-from ledger.orm import RefMoveRow, RefRow
+from ledger.orm import EntryRow, RefRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def _left(
     session: Session, lines: Lines, reached: set[int], left_before: datetime
 ) -> list[list[Step]]:
     """The lines of turns that nothing leads to, but something has until after `left_before`."""
-    query = select(RefMoveRow.from_turn_id).where(RefMoveRow.created_at > left_before)
+    query = select(EntryRow.from_turn_id).where(EntryRow.created_at > left_before)
     left = set(session.scalars(query)) - reached - {None}
     return [lines.to(turn_id) for turn_id in sorted(left, key=lambda found: found or 0)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ledger.datasets import Dataset
-from ledger.store import Store
+from ledger.stores import PatchStore
 from patches.edit import Edit
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Blob:
     changes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def keep(cls, store: Store, path: Path, changes: "Mapping[str, ChangeInfo]") -> Self:
-        """Make a finished patch from `Store.arriving` one. changes: what its header says."""
+    def keep(cls, store: PatchStore, path: Path, changes: "Mapping[str, ChangeInfo]") -> Self:
+        """Make a finished patch from `PatchStore.arriving` one. changes: what its header says."""
         size = path.stat().st_size
         described = {name: info.to_json() for name, info in changes.items()}
         return cls(digest=store.keep(path), bytes=size, changes=described)

@@ -1,7 +1,8 @@
 """The tables: what happened, in order.
 
-Rows of turns, edits, evaluations, settings and datasets are only ever added. Refs move, and every
-move is logged. Constraints guard what they can; `ledger.chain` guards the rest.
+Rows of turns, edits, evaluations, settings and datasets are only ever added. Refs move. The journal
+has an entry for whatever is recorded and for every move. Constraints guard what they can;
+`ledger.chain` and `ledger.journal` guard the rest.
 """
 
 from datetime import UTC, datetime
@@ -292,17 +293,24 @@ class RefRow(Table):
     turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"))
 
 
-class RefMoveRow(Table):
-    """A ref came to point elsewhere."""
+class EntryRow(Table):
+    """What was recorded at once, and which ref came to point elsewhere with it, if one did.
 
-    __tablename__ = "ref_moves"
+    id: 1, 2, 3 … without a gap. action: what was done, e.g. ``edit``, ``tag`` or ``evaluate``.
+    records: table → key of a row → digest of the row as it is from now on (`ledger.journal`).
+    hash covers the entry and the hash of the entry before it.
+    """
 
-    id: Mapped[int] = mapped_column(RowId, primary_key=True)
-    ref: Mapped[str] = mapped_column(String(200), index=True)
+    __tablename__ = "journal"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=False)
+    action: Mapped[str] = mapped_column(String(32))
+    ref: Mapped[str | None] = mapped_column(String(200), index=True)
     from_turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"))
     to_turn_id: Mapped[int | None] = mapped_column(ForeignKey("turns.id"))
-    action: Mapped[str] = mapped_column(String(32))
+    records: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+    hash: Mapped[str] = mapped_column(Digest, unique=True)
 
 
 class EvaluationRow(Table):

@@ -1,12 +1,13 @@
 """Files that were given up: what is said where one is missing, and how it comes back into use."""
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from ledger import database, history
+from ledger import database, history, journal
 from ledger.history import chunks
 from ledger.orm import BlobRow, ReplacementRow, TurnRow
 from ledger.workspace import Ledger
@@ -38,8 +39,9 @@ def _error(session: Session, ledger: Ledger, blob: BlobRow) -> StoreError:
     )
     return StoreError(
         f"the {blob.kind.replace('-', ' ')} of turn {turn.number} was pruned on "
-        f"{blob.pruned_at.date()}, {why}; a state that needs it cannot be built any more. Restore "
-        f"{ledger.store.path(blob.digest)} from a backup or from where it was pushed, and run again"
+        f"{blob.pruned_at.date()}, {why}; a state that needs it cannot be built any more. "
+        f"Restore {ledger.store.where(blob.digest)} from a backup or from where it was pushed, and "
+        "run again"
     )
 
 
@@ -75,10 +77,19 @@ def use_again(session: Session, ledger: Ledger, digests: Sequence[str]) -> None:
     for some in chunks(digests):
         found = {blob.digest: blob for blob in given_up(session, some)}
         for digest in some:
-            if digest in found:
-                if ledger.store.problem(digest) is not None:
-                    raise _error(session, ledger, found[digest])
-                found[digest].pruned_at = None
+            if digest in found and ledger.store.problem(digest) is not None:
+                raise _error(session, ledger, found[digest])
+        restore(session, [*found])
+
+
+def restore(session: Session, digests: Sequence[str]) -> None:
+    """Take back that these of the files were given up."""
+    for some in chunks(digests):
+        blobs = list(given_up(session, some))
+        for blob in blobs:
+            blob.pruned_at = None
+        if blobs:
+            journal.record(session, journal.RESTORE, blobs, at=datetime.now(UTC))
 
 
 def use_state_again(session: Session, ledger: Ledger, turn_id: int | None) -> None:

@@ -6,14 +6,12 @@ turns before gives the same bits as to begin anew.
 
 from collections.abc import Sequence
 
-import torch
-
 from ledger.progress import Progress, silent
 from ledger.workspace import Ledger
 from patches.application import base_tensor, patched, patched_bytes, total_change
 from patches.canonical import sha256
 from patches.dtypes import tensor_bytes
-from patches.errors import EditingError
+from patches.finite import check_weight
 from patches.patch import PatchFile, tensors_changed
 
 
@@ -38,7 +36,7 @@ def digests_after(
     """For each patch of `added`, one after the other on top of `patches`: SHA-256 of the tensors
     that it changes, as they are then.
 
-    EditingError if one would hold a number that is not finite.
+    EditingError if one would hold a number that is not finite, CheckpointError if it does already.
     """
     transposed = tensors_changed([*patches, *added])
     names = [name for name in transposed if any(name in patch.changes for patch in added)]
@@ -53,11 +51,7 @@ def digests_after(
             total = total_change([patch], name, start=total)
             assert total is not None
             weight = patched(base, total, transposed=transposed[name], dtype=base.dtype)
-            if not torch.isfinite(weight).all():
-                raise EditingError(
-                    f"tensor {name} would hold numbers that are not finite with the patch of turn "
-                    f"{patch.header.turn} on top; nothing was recorded"
-                )
+            check_weight(name, weight, base=base, turn=patch.header.turn)
             found[name] = sha256(tensor_bytes(weight))
         progress("rebuild", done, len(names))
     return digests

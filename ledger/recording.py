@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from ledger import chain, database, full_text
+from ledger import chain, database, full_text, journal
 from ledger.datasets import Dataset
 from ledger.history import chunks
 from ledger.new_turn import Blob, NewEvaluation, NewTurn, RecordedEdit
@@ -21,10 +21,10 @@ from ledger.orm import (
     EditRow,
     EvaluationRow,
     OutcomeRow,
-    RefMoveRow,
     RefRow,
     ReplacementRow,
     SkippedRow,
+    Table,
     TurnRow,
     UndoRow,
 )
@@ -37,6 +37,7 @@ __all__ = [
     "NewEvaluation",
     "NewTurn",
     "RecordedEdit",
+    "add_evaluation",
     "author",
     "blob_row",
     "dataset_row",
@@ -72,8 +73,7 @@ def record_turns(ledger: Ledger, news: Sequence[NewTurn]) -> list[int]:
         parent = None if first is None else session.get_one(TurnRow, first)
         turns: list[TurnRow] = []
         for new in news:
-            parent = _record(session, ledger, new, parent, turns)
-            _move(session, ref, parent)
+            parent = _record(session, ledger, ref, new, parent, turns)
             turns.append(parent)
         return [turn.id for turn in turns]
 
@@ -81,14 +81,16 @@ def record_turns(ledger: Ledger, news: Sequence[NewTurn]) -> list[int]:
 def _record(
     session: Session,
     ledger: Ledger,
+    ref: RefRow,
     new: NewTurn,
     parent: TurnRow | None,
     earlier: Sequence[TurnRow],
 ) -> TurnRow:
-    """Record one turn. earlier: those of the same call."""
+    """Record one turn, and let the branch point to it. earlier: those of the same call."""
     now = datetime.now(UTC)
-    dataset = _dataset(session, new, now)
-    _add_blobs(session, ledger, new, now)
+    added: list[Table] = []
+    dataset = _dataset(session, new, now, added)
+    _add_blobs(session, ledger, new, now, added)
     rows = edit_values(new.edits)
     turn = _turn_row(new, ledger.branch, parent, dataset, rows, ledger.base.ledger_id, now)
     undoes = [*new.undoes, *(earlier[place].id for place in new.undoes_new)]
@@ -108,10 +110,16 @@ def _record(
     session.flush()
     insert_edits(session, turn.id, rows)
     _add_details(session, turn, new.skipped, undoes, replaces)
+    added.append(turn)
     if new.evaluation is not None:
-        record_evaluation(session, turn, new.evaluation, scope_turn=turn, edits=None, now=now)
-    for scores, edits in new.samples:
-        record_evaluation(session, turn, scores, scope_turn=None, edits=edits, now=now, sample=True)
+        added.append(
+            add_evaluation(session, turn, new.evaluation, scope_turn=turn, edits=None, now=now)
+        )
+    added += [
+        add_evaluation(session, turn, scores, scope_turn=None, edits=edits, now=now, sample=True)
+        for scores, edits in new.samples
+    ]
+    _move(session, ref, turn, added)
     return turn
 
 
@@ -163,6 +171,32 @@ def record_evaluation(
     """Record scores of the state at `turn`. edits: (row id, digest) in the order of the outcomes;
     None: the edits of `scope_turn`. sample: they are some of the edits in force, in any order.
     text: how much of something else was scored, which has no outcomes."""
+    row = add_evaluation(
+        session,
+        turn,
+        new,
+        scope_turn=scope_turn,
+        edits=edits,
+        now=now,
+        sample=sample,
+        text=text,
+    )
+    journal.record(session, journal.EVALUATE, [row], at=now)
+    return row
+
+
+def add_evaluation(
+    session: Session,
+    turn: TurnRow,
+    new: NewEvaluation,
+    *,
+    scope_turn: TurnRow | None,
+    edits: Sequence[tuple[int, str]] | None,
+    now: datetime,
+    sample: bool = False,
+    text: int | None = None,
+) -> EvaluationRow:
+    """As `record_evaluation`, for an entry of the journal that tells of more than the scores."""
     if edits is None:
         assert scope_turn is not None
         query = select(EditRow.id, EditRow.digest).where(EditRow.turn_id == scope_turn.id)
@@ -244,13 +278,18 @@ def _lock_branch(session: Session, branch: str, expected: int | None) -> RefRow:
     return ref
 
 
-def _dataset(session: Session, new: NewTurn, now: datetime) -> DatasetRow | None:
+def _dataset(
+    session: Session, new: NewTurn, now: datetime, added: list[Table]
+) -> DatasetRow | None:
     if new.dataset_id is not None:
         return session.get_one(DatasetRow, new.dataset_id)
-    return None if new.dataset is None else dataset_row(session, new.dataset, now)
+    return None if new.dataset is None else dataset_row(session, new.dataset, now, added)
 
 
-def dataset_row(session: Session, dataset: Dataset, now: datetime) -> DatasetRow:
+def dataset_row(
+    session: Session, dataset: Dataset, now: datetime, added: list[Table]
+) -> DatasetRow:
+    """The row of a dataset, which is put into `added` too if it is new."""
     row = DatasetRow(
         uri=dataset.uri,
         revision=dataset.revision,
@@ -269,13 +308,17 @@ def dataset_row(session: Session, dataset: Dataset, now: datetime) -> DatasetRow
         return known
     session.add(row)
     session.flush()
+    added.append(row)
     return row
 
 
-def _add_blobs(session: Session, ledger: Ledger, new: NewTurn, now: datetime) -> None:
+def _add_blobs(
+    session: Session, ledger: Ledger, new: NewTurn, now: datetime, added: list[Table]
+) -> None:
     for kind, blob in (("patch", new.patch), ("editor-state", new.editor_state)):
         if blob is not None and not is_recorded(session, ledger, blob.digest):
-            session.add(blob_row(kind, blob, now))
+            added.append(blob_row(kind, blob, now))
+            session.add(added[-1])
     session.flush()
 
 
@@ -362,14 +405,7 @@ def _add_details(
     )
 
 
-def _move(session: Session, ref: RefRow, turn: TurnRow) -> None:
-    session.add(
-        RefMoveRow(
-            ref=ref.name,
-            from_turn_id=ref.turn_id,
-            to_turn_id=turn.id,
-            action=turn.kind,
-            created_at=turn.created_at,
-        )
-    )
+def _move(session: Session, ref: RefRow, turn: TurnRow, added: Sequence[Table]) -> None:
+    move = journal.Move(ref=ref.name, left=ref.turn_id, reached=turn.id)
+    journal.record(session, turn.kind, added, at=turn.created_at, move=move)
     session.execute(update(RefRow).where(RefRow.name == ref.name).values(turn_id=turn.id))

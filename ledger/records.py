@@ -9,20 +9,24 @@ import codecs
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ledger.canonical_row import LONGEST_ROW
+from ledger.parquet_rows import read_parquet
+from ledger.wording import field_names
 from patches.errors import DatasetError
+from patches.strict_json import without_repeats
 
 Reader = Callable[[BinaryIO, str], Iterator[object]]
 
-# No edit is this long; a longer line or row is a damaged file, and would fill the memory.
-LONGEST_ROW = 1 << 26
 _CHUNK = 1 << 18
 _UTF8_MARK = codecs.BOM_UTF8
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
+# Of two values of one field, readers would take different ones.
+_DECODER = json.JSONDecoder(object_pairs_hook=without_repeats)
 # How near to the end of the text an error lies that more text may mend: the length of "\uD83D"
 # and of "-Infinity", with room.
 _NEAR_END = 16
@@ -209,9 +213,10 @@ class _Window:
     def _next_text(self, size: int) -> str:
         """The text of the next `size` bytes; of a bad byte, first what stands before it."""
         if self._bad_byte is not None:
+            line = 1 + self._lines + self._text.count("\n", self._at)
             raise DatasetError(
-                f"{self._name} is not UTF-8: byte {self._bad_byte}, in row {self._rows}, "
-                "cannot be decoded. Convert the file to UTF-8."
+                f"{self._name} is not UTF-8: byte {self._bad_byte}, in row {self._rows}, line "
+                f"{line}, cannot be decoded. Convert the file to UTF-8."
             )
         chunk = self._stream.read(size)
         self._bytes += len(chunk)
@@ -231,7 +236,7 @@ def read_jsonl(stream: BinaryIO, name: str) -> Iterator[object]:
         if not line.strip(" \t\r\n"):
             continue
         try:
-            yield json.loads(line)
+            yield json.loads(line, object_pairs_hook=without_repeats)
         except RecursionError:
             raise _bad_line(name, row, number, "the row is nested too deeply") from None
         except ValueError as error:
@@ -250,11 +255,13 @@ def read_csv(stream: BinaryIO, name: str) -> Iterator[object]:
     """The rows of a CSV file as mappings from the names in its first row to texts."""
     # The limit belongs to the whole process; it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW))
-    reader = csv.reader((line for _, line in _lines(stream, name)), strict=True)
+    row = _CsvRow(name)
+    reader = csv.reader(row.lines(stream), strict=True)
     header: list[str] = []
     rows = 0
     try:
         for values in reader:
+            row.begin()
             if not values:
                 continue
             if not header:
@@ -269,15 +276,38 @@ def read_csv(stream: BinaryIO, name: str) -> Iterator[object]:
         ) from None
 
 
+class _CsvRow:
+    """Keeps a row within bounds that goes over many lines, in quotes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._length = 0
+
+    def begin(self) -> None:
+        """What is read from now on belongs to the next row."""
+        self._length = 0
+
+    def lines(self, stream: BinaryIO) -> Iterator[str]:
+        """The lines of the file; DatasetError if a row gets too long."""
+        for number, line in _lines(stream, self._name):
+            self._length += len(line)
+            if self._length > LONGEST_ROW:
+                raise DatasetError(
+                    f"{self._name}: the row that ends after line {number} is longer than "
+                    f"{LONGEST_ROW >> 20} million characters; is a quotation mark missing?"
+                )
+            yield line
+
+
 def _check_header(names: list[str], name: str) -> list[str]:
     header = [field.strip() for field in names]
     if not any(header):
         raise DatasetError(f"{name}: the first line of a CSV file must name its fields.")
-    twice = sorted({field for field in header if field and header.count(field) > 1})
+    twice = sorted(field for field, count in Counter(header).items() if field and count > 1)
     if twice:
         raise DatasetError(
             f"{name}: the first line of a CSV file must name its fields, each once; "
-            f"{', '.join(ascii(field) for field in twice)} is there more than once."
+            f"{field_names(twice, quote=True)} is there more than once."
         )
     return header
 
@@ -309,27 +339,6 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
                 f"{number}, cannot be decoded. Convert the file to UTF-8."
             ) from None
         at += len(line)
-
-
-def read_parquet(stream: BinaryIO, name: str) -> Iterator[object]:
-    """The rows of a Parquet file."""
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = 0
-    try:
-        # With a buffer, a column of a row group is not read as a whole.
-        file = pyarrow.parquet.ParquetFile(stream, buffer_size=_CHUNK)
-        for batch in file.iter_batches(batch_size=1024):
-            records: list[object] = batch.to_pylist()
-            yield from records
-            rows += len(records)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        raise DatasetError(
-            f"{name}: malformed Parquet at row {rows} or after: {first_line}. "
-            "Write the file anew and try again."
-        ) from error
 
 
 READERS: dict[str, Reader] = {

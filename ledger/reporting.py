@@ -198,7 +198,7 @@ def status(ledger: Ledger) -> Status:
             "ledger": str(ledger.folder),
             "database": database.masked(ledger.url),
             "schema": schema,
-            "store": str(ledger.store.folder),
+            "store": ledger.store.address,
             "store_bytes": int(size or 0),
             "keyframe_bytes": int(frames or 0),
             "model": ledger.config.model,

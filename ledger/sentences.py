@@ -6,6 +6,7 @@ from patches.errors import DatasetError
 
 # They are recorded with every turn.
 _MOST, _LONGEST = 1000, 2000
+_LARGEST = 1 << 24
 
 
 def read_sentences(path: Path) -> tuple[str, ...]:
@@ -14,8 +15,12 @@ def read_sentences(path: Path) -> tuple[str, ...]:
     Raises DatasetError if it cannot be read, holds none, too many, or one that no database stores.
     """
     try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise DatasetError(f"{path} is larger than {_LARGEST >> 20} MiB; write fewer sentences")
         # A byte order mark is no part of the first sentence.
-        text = path.read_text(encoding="utf-8-sig")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from ledger import chain, database
+from ledger import chain, database, journal
 from ledger.orm import SettingsRow
 from ledger.wording import public_name
 from ledger.workspace import Ledger
@@ -71,6 +71,7 @@ def choose(
     row.hash = chain.content_hash(content)
     with database.writing(ledger.engine) as session:
         session.add(row)
+        journal.record(session, journal.SETTINGS, [row], at=row.created_at)
     return _settings(row)
 
 

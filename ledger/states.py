@@ -16,6 +16,7 @@ from patches.application import base_tensor, patched, total_change
 from patches.canonical import sha256
 from patches.dtypes import tensor_bytes
 from patches.errors import HistoryError
+from patches.finite import check_weight
 from patches.live import LiveModel
 from patches.patch import PatchFile
 from patches.side_memory import SideMemory
@@ -88,7 +89,7 @@ def _weights(
     found = None if whole else keyframes.find(ledger, "weights", keys)
     count = 0 if found is None else found.count
     rest = used[count:]
-    opened = [] if found is None else [PatchFile(ledger.store.path(found.digest))]
+    opened = [] if found is None else [PatchFile(found.path)]
     opened += [patch for step in rest if (patch := open_patch(ledger, step)).changes]
     shapes = {name: info.shape for patch in opened for name, info in patch.changes.items()}
     size = keyframes.frame_bytes(shapes.values())
@@ -151,6 +152,7 @@ class _Mains:
         if total is not None:
             transposed = patches[0].changes[name].transposed
             weight = patched(base, total, transposed=transposed, dtype=base.dtype)
+            check_weight(name, weight, base=base, turn=patches[-1].header.turn)
         routing = patch.memories[name].routing
         assert routing is not None
         found = sha256(tensor_bytes(weight))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from ledger import chain, database
+from ledger import chain, database, journal
 from ledger.orm import TrialRow
 from ledger.workspace import Ledger
 from patches.canonical import canonical_json, sha256
@@ -69,6 +69,7 @@ class Study:
             earlier = session.scalars(same).one_or_none()
             if earlier is None:
                 session.add(row)
+                journal.record(session, journal.TRIAL, [row], at=row.created_at)
             self._known[key] = _recorded(earlier or row)
         return self._known[key]
 

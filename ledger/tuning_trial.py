@@ -200,8 +200,6 @@ def _turn(
     result = editor.edit(Facts(edits=edits, encoded=encoded))
     path.write_bytes(encode_patch(header, result.changes))
     live.advance(PatchFile(path))
-    if broken := live.not_finite():
-        raise EditingError(f"tensor {broken[0]} would hold numbers that are not finite")
     editor.accept(result)
 
 

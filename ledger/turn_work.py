@@ -76,6 +76,8 @@ class Head:
         self._parent = turns[-1].id if turns else None
         self._parent_patch = used[-1].patch_digest if used else None
         self._row = keyframes.Growing(ledger, used)
+        with database.reading(ledger.engine) as session:
+            self._tensors = history.tensors_at(session, turns)
         self._earlier = EarlierEdits(ledger, in_force, self.standing)
         self._others = OtherBranches(ledger, turns)
         self._states = [
@@ -125,7 +127,7 @@ class Head:
         else:
             recorded = record_turns(self.ledger, [new])[0]
             editor.accept(result)
-            self._move_on(recorded, made, work)
+            self._move_on(recorded, made, work, tensors)
         return added
 
     def _solve(self, editor: Editor, work: Work) -> Result:
@@ -136,9 +138,7 @@ class Head:
                 progress=lambda done: self.progress("edit", done, len(batch.edits)),
             )
         except EditLedgerError as error:
-            raise type(error)(
-                f"{self._where(work)}: {error}. Nothing of it was recorded"
-            ) from error
+            raise self._failed(work, error) from error
 
     def _where(self, work: Work) -> str:
         first, last = work.batch.edits[0].row, work.batch.edits[-1].row
@@ -164,14 +164,27 @@ class Head:
 
     def _apply(self, patch: Blob, work: Work) -> dict[str, str]:
         """Bring the live model on by the patch; the digests of its tensors."""
-        self.live.advance(PatchFile(self.ledger.store.path(patch.digest)))
-        broken = self.live.not_finite()
-        if broken:
-            raise EditingError(
-                f"{self._where(work)}: tensor {broken[0]} would hold numbers that are not finite; "
-                "lower the rate: --set learning_rate=…. Nothing of it was recorded"
+        file = PatchFile(self.ledger.store.path(patch.digest))
+        try:
+            self.live.advance(file)
+            tensors = self.live.digests()
+        except EditLedgerError as error:
+            raise self._failed(work, error) from error
+        if file.changes and not self._moves(file, tensors):
+            lost = EditingError(
+                "the shift is lost in the rounding of every weight, so it changes nothing; take "
+                "larger steps, or more edits in a turn: --turn-size"
             )
-        return self.live.digests()
+            raise self._failed(work, lost)
+        return tensors
+
+    def _moves(self, patch: PatchFile, tensors: Mapping[str, str]) -> bool:
+        """Whether a tensor of the patch has, by its SHA-256, other bytes than before the turn."""
+        base = self.ledger.base.tensors
+        return any(tensors[n] != self._tensors.get(n, base[n][2]) for n in patch.changes)
+
+    def _failed(self, work: Work, error: EditLedgerError) -> EditLedgerError:
+        return type(error)(f"{self._where(work)}: {error}. Nothing of it was recorded")
 
     def _measure(self, work: Work) -> NewEvaluation | None:
         if not work.evaluate:
@@ -275,8 +288,9 @@ class Head:
             gate=verdict,
         )
 
-    def _move_on(self, turn_id: int, made: "_Made", work: Work) -> None:
+    def _move_on(self, turn_id: int, made: "_Made", work: Work, tensors: Mapping[str, str]) -> None:
         """The turn is recorded: it is part of the line from now on."""
+        self._tensors = {**self._tensors, **tensors}
         self.standing.grow(turn_id, self.number)
         self._earlier.grow(turn_id, len(work.batch.edits))
         self._row.grow(made.patch.digest, made.patch.bytes, self.live)

@@ -1,9 +1,10 @@
 """Verify: recompute every hash and digest, and say exactly what does not agree."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -12,12 +13,8 @@ from ledger import chain, database
 from ledger.orm import (
     BlobRow,
     DatasetRow,
-    EditRow,
-    EvaluationRow,
+    EntryRow,
     KeyframeRow,
-    OutcomeRow,
-    PublicationRow,
-    RefMoveRow,
     RefRow,
     ReplacementRow,
     SkippedRow,
@@ -25,13 +22,23 @@ from ledger.orm import (
     UndoRow,
 )
 from ledger.progress import Progress, silent
+from ledger.verifying_edits import wrong_edits
+from ledger.verifying_journal import Journal, KnownTurn, known_turns, wrong_entries, wrong_rows
+from ledger.verifying_references import (
+    earlier_turns,
+    in_order,
+    lost_references,
+    numbers,
+    off_the_line,
+)
 from ledger.verifying_refs import wrong_refs
+from ledger.verifying_results import wrong_evaluations, wrong_publications
 from ledger.verifying_settings import wrong_settings, wrong_trials
+from ledger.verifying_since import Comparison, Remembered, Since
 from ledger.verifying_states import needed_but_pruned
 from ledger.wording import turn_numbers
 from ledger.workspace import Ledger
 from patches.checkpoint import fingerprint, tensor_digests
-from patches.edit import Edit
 from patches.errors import CheckpointError
 
 _TOGETHER = 500
@@ -53,11 +60,15 @@ class Problem:
 
 @dataclass(kw_only=True)
 class Verified:
-    """What was checked, and what was found. notes: worth knowing, nothing wrong."""
+    """What was checked, and what was found. notes: worth knowing, nothing wrong.
+
+    since: what came after the history that it was held against, if it was.
+    """
 
     checked: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
+    since: Since | None = None
 
     @property
     def ok(self) -> bool:
@@ -78,56 +89,132 @@ class Verified:
             "checked": self.checked,
             "problems": [problem.to_json() for problem in self.problems],
             "notes": [note.to_json() for note in self.notes],
+            **({} if self.since is None else {"since": self.since.to_json()}),
         }
 
 
-def verify(ledger: Ledger, *, progress: Progress = silent) -> Verified:
-    """The chain of hashes, every blob's digest, and the base's fingerprint."""
+def verify(
+    ledger: Ledger, *, since: Remembered | None = None, progress: Progress = silent
+) -> Verified:
+    """The journal, the chain of hashes, every blob's digest, and the base's fingerprint.
+
+    Not to be found: that the newest entries of the journal were cut off together with all that
+    they record. Whoever remembers one of them finds it: since.
+    """
     result = Verified()
-    try:
-        with database.reading(ledger.engine) as session:
-            by_id = _verify_chain(session, ledger, result, progress)
-            _verify_refs(session, ledger, result)
-            _verify_evaluations(session, result)
-            _verify_publications(session, by_id, result)
-            _verify_hashes("settings", wrong_settings(session, ledger), result)
-            _verify_hashes("trials", wrong_trials(session), result)
+    if not _has_base(ledger, result):
+        return result
+    with database.reading(ledger.engine) as session:
+        turns = _verify_records(session, ledger, result, progress, since)
+        with _readable(result):
             _verify_blobs(session, ledger, result, progress)
             _verify_keyframes(session, ledger, result)
-            for subject, what, is_wrong in needed_but_pruned(session, ledger):
-                (result.found if is_wrong else result.note)(subject, what)
-    except ValueError as error:
-        result.found("database", f"a value in it is no JSON, or no time ({error})")
-    _verify_base(ledger, result, progress)
+            if in_order(turns):
+                for subject, what, is_wrong in needed_but_pruned(session, ledger):
+                    (result.found if is_wrong else result.note)(subject, what)
+    with _readable(result):
+        _verify_base(ledger, result, progress)
     return result
 
 
-class _Known(NamedTuple):
-    """What others refer to a turn by."""
+def verify_records(session: Session, ledger: Ledger, *, progress: Progress = silent) -> Verified:
+    """The part of `verify` for which a database alone is enough, in whichever database.
 
-    number: int
-    hash: str
+    session: of the records; ledger: whose base they must be for.
+    """
+    result = Verified()
+    _verify_records(session, ledger, result, progress)
+    return result
+
+
+def _has_base(ledger: Ledger, result: Verified) -> bool:
+    """Whether the record of the base can be read; everything else is held against it."""
+    try:
+        return bool(ledger.base.ledger_id)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        result.found("base model, its record", f"cannot be read ({error}); restore the database")
+        return False
+
+
+@contextmanager
+def _readable(result: Verified) -> Iterator[None]:
+    """Turn what cannot even be read into a problem."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        result.found("database", f"a value in it is no JSON, or no time ({error})")
+
+
+def _verify_records(
+    session: Session,
+    ledger: Ledger,
+    result: Verified,
+    progress: Progress,
+    since: Remembered | None = None,
+) -> Mapping[int, KnownTurn]:
+    """What the database records; the turns by row id."""
+    turns = known_turns(session)
+    with _readable(result):
+        for subject, what in lost_references(session):
+            result.found(subject, what)
+        _verify_chain(session, ledger, turns, result, progress)
+    journal = Journal()
+    with _readable(result):
+        _verify_journal(session, turns, journal, result)
+    with _readable(result):
+        _verify_refs(session, ledger, result)
+        _verify_hashes("evaluations", wrong_evaluations(session, turns), result)
+        _verify_hashes("publications", wrong_publications(session, turns), result)
+        _verify_hashes("settings", wrong_settings(session, ledger), result)
+        _verify_hashes("trials", wrong_trials(session), result)
+    if since is not None:
+        with _readable(result):
+            compared = Comparison(session, ledger, turns, journal)
+            for subject, what in compared.problems(since):
+                result.found(subject, what)
+            result.since = compared.since(since)
+    return turns
+
+
+def _verify_journal(
+    session: Session, turns: Mapping[int, KnownTurn], journal: Journal, result: Verified
+) -> None:
+    """Read it into `journal`."""
+    for subject, what in wrong_entries(session, turns, journal):
+        result.found(subject, what)
+    for subject, what in wrong_rows(session, turns, journal):
+        result.found(subject, what)
+    result.count("journal entries", len(journal.entries))
 
 
 def _verify_chain(
-    session: Session, ledger: Ledger, result: Verified, progress: Progress
-) -> dict[int, _Known]:
-    """Every turn's hash; the turns by row id."""
-    light = select(TurnRow.id, TurnRow.number, TurnRow.hash).order_by(TurnRow.id)
-    by_id = {turn_id: _Known(number, digest) for turn_id, number, digest in session.execute(light)}
-    undoes = _numbers(session, by_id, UndoRow.turn_id, UndoRow.undone_id)
-    replaces = _numbers(session, by_id, ReplacementRow.turn_id, ReplacementRow.replaced_id)
+    session: Session,
+    ledger: Ledger,
+    by_id: Mapping[int, KnownTurn],
+    result: Verified,
+    progress: Progress,
+) -> None:
+    """Every turn's hash."""
+    undoes = earlier_turns(session, UndoRow.turn_id, UndoRow.undone_id)
+    replaces = earlier_turns(session, ReplacementRow.turn_id, ReplacementRow.replaced_id)
     datasets = {row.id: row for row in session.scalars(select(DatasetRow))}
     made_here = _made_here(session)
     query = select(TurnRow).order_by(TurnRow.id).execution_options(yield_per=_TOGETHER)
     for done, turn in enumerate(session.scalars(query), start=1):
-        subject = f"turn {turn.number}" + ("" if turn.branch == "main" else f" of {turn.branch}")
+        subject = by_id[turn.id].name
+        withheld: Any = turn.withheld
+        if not isinstance(withheld, dict):
+            result.found(subject, "what was kept back of it has been altered")
+            continue
         _verify_origin(ledger, turn, turn.id in made_here, subject, result)
         if turn.withheld.get("edits") and turn.origin != ledger.base.ledger_id:
             result.count("withheld edits", turn.edits)
         else:
             _verify_edits(session, turn, subject, result)
-        parent = by_id[turn.parent_id] if turn.parent_id is not None else None
+        earlier = undoes.get(turn.id, set()) | replaces.get(turn.id, set())
+        if earlier and off_the_line(by_id[turn.id], earlier, by_id):
+            result.found(subject, "it undoes or replaces a turn that did not lead to it")
+        parent = None if turn.parent_id is None else by_id.get(turn.parent_id)
         if turn.number != (1 if parent is None else parent.number + 1):
             result.found(subject, "its number does not follow that of its parent")
         content = chain.turn_content(
@@ -135,8 +222,8 @@ def _verify_chain(
             base=ledger.base.fingerprint,
             dataset=_dataset_identity(turn, datasets, subject, result),
             skipped=_skipped(session, turn, subject, result),
-            undoes=undoes.get(turn.id, []),
-            replaces=replaces.get(turn.id, []),
+            undoes=numbers(by_id, undoes.get(turn.id)),
+            replaces=numbers(by_id, replaces.get(turn.id)),
             parent=None if parent is None else parent.hash,
         )
         if chain.content_hash(content) != turn.hash:
@@ -146,23 +233,12 @@ def _verify_chain(
             )
         result.count("turns")
         progress("turns", done, len(by_id))
-    return by_id
-
-
-def _numbers(
-    session: Session, by_id: dict[int, _Known], later: Any, earlier: Any
-) -> dict[int, list[int]]:
-    """Row id of a turn → numbers of the earlier turns that it undoes, or replaces."""
-    found: dict[int, list[int]] = {}
-    for turn_id, earlier_id in session.execute(select(later, earlier)):
-        found.setdefault(turn_id, []).append(by_id[earlier_id].number)
-    return found
 
 
 def _made_here(session: Session) -> set[int]:
     """Row ids of the turns that a branch has moved to by their being recorded."""
-    moved = RefMoveRow.to_turn_id == TurnRow.id
-    query = select(TurnRow.id).join(RefMoveRow, moved & (RefMoveRow.action == TurnRow.kind))
+    moved = EntryRow.to_turn_id == TurnRow.id
+    query = select(TurnRow.id).join(EntryRow, moved & (EntryRow.action == TurnRow.kind))
     return set(session.scalars(query))
 
 
@@ -173,7 +249,9 @@ def _dataset_identity(
     if turn.dataset_id is None:
         told: str | None = turn.withheld.get("dataset")
         return told
-    dataset = datasets[turn.dataset_id]
+    dataset = datasets.get(turn.dataset_id)
+    if dataset is None:
+        return None
     identity = chain.dataset_identity(dataset)
     if identity != dataset.identity:
         result.found(subject, f"its dataset {dataset.uri} has been altered")
@@ -202,81 +280,17 @@ def _verify_origin(
 
 
 def _verify_edits(session: Session, turn: TurnRow, subject: str, result: Verified) -> None:
-    query = select(EditRow).where(EditRow.turn_id == turn.id).order_by(EditRow.position)
-    digests = []
-    for place, edit in enumerate(session.scalars(query.execution_options(yield_per=1000))):
-        digest = chain.edit_digest(_texts(edit), edit.row, edit.probes)
-        if (edit.position, edit.digest) != (place, digest) or _keys(edit) != _found_keys(edit):
-            result.found(subject, f"edit {edit.position} ({edit.prompt!r}) has been altered")
-        digests.append(digest)
-        result.count("edits")
-    if len(digests) != turn.edits:
-        result.found(subject, f"has {len(digests)} edits, recorded were {turn.edits}")
-    elif chain.edits_digest(digests) != turn.edits_digest:
-        result.found(subject, "its edits are not those that were recorded")
-
-
-def _found_keys(row: EditRow) -> tuple[int | None, ...]:
-    return row.prompt_key, row.subject_key, row.fact_key
-
-
-def _keys(row: EditRow) -> tuple[int | None, ...]:
-    """What its keys must be."""
-    return (
-        chain.prompt_key(row.prompt),
-        chain.subject_key(row.subject),
-        chain.fact_key(row.subject, row.relation),
-    )
-
-
-def _texts(row: EditRow) -> Edit:
-    """The edit without its probes, which are hashed as they are stored and may be unreadable."""
-    return Edit(
-        prompt=row.prompt,
-        target=row.target,
-        subject=row.subject,
-        old_target=row.old_target,
-        relation=row.relation,
-    )
+    for wrong in wrong_edits(session, turn):
+        if wrong is None:
+            result.count("edits")
+        else:
+            result.found(subject, wrong)
 
 
 def _verify_refs(session: Session, ledger: Ledger, result: Verified) -> None:
     for subject, what in wrong_refs(session, ledger):
         result.found(subject, what)
     result.count("refs", session.scalars(select(func.count()).select_from(RefRow)).one())
-
-
-def _verify_evaluations(session: Session, result: Verified) -> None:
-    for evaluation in session.scalars(select(EvaluationRow).order_by(EvaluationRow.id)):
-        turn = session.get_one(TurnRow, evaluation.turn_id)
-        query = (
-            select(EditRow.digest, OutcomeRow.base, OutcomeRow.state)
-            .join(OutcomeRow, OutcomeRow.edit_id == EditRow.id)
-            .where(OutcomeRow.evaluation_id == evaluation.id)
-            .order_by(EditRow.turn_id, EditRow.position)
-        )
-        outcomes = [(digest, base, state) for digest, base, state in session.execute(query)]
-        scope = evaluation.scope_turn_id
-        scope_turn = None if scope is None else session.get_one(TurnRow, scope).hash
-        content = chain.evaluation_content(
-            evaluation, turn=turn.hash, scope_turn=scope_turn, outcomes=outcomes
-        )
-        if chain.content_hash(content) != evaluation.hash:
-            result.found(
-                f"evaluation {evaluation.id} of turn {turn.number}", "its scores have been altered"
-            )
-        result.count("evaluations")
-
-
-def _verify_publications(session: Session, turns: dict[int, _Known], result: Verified) -> None:
-    for row in session.scalars(select(PublicationRow).order_by(PublicationRow.id)):
-        turn = turns[row.turn_id]
-        content = chain.publication_content(row, turn=turn.hash)
-        if chain.content_hash(content) != row.hash:
-            result.found(
-                f"publication {row.id} of turn {turn.number}", "its record has been altered"
-            )
-        result.count("publications")
 
 
 def _verify_hashes(what: str, rows: Iterable[tuple[str, str | None]], result: Verified) -> None:
@@ -293,7 +307,7 @@ def _verify_blobs(session: Session, ledger: Ledger, result: Verified, progress: 
     query = select(BlobRow).order_by(BlobRow.digest).execution_options(yield_per=_TOGETHER)
     for done, blob in enumerate(session.scalars(query), start=1):
         missing.discard(blob.digest)
-        if blob.pruned_at is not None and not ledger.store.path(blob.digest).exists():
+        if blob.pruned_at is not None and ledger.store.stored(blob.digest) is None:
             given_up.update(users.get(blob.digest, []))
             result.count("pruned patches" if blob.kind == "patch" else "pruned editor states")
         else:
@@ -310,7 +324,7 @@ def _verify_blob(ledger: Ledger, blob: BlobRow, users: Sequence[int], result: Ve
     subject = f"{blob.kind} {blob.digest[:12]}… of {_turns(users)}"
     problem = ledger.store.problem(blob.digest)
     if problem is not None:
-        result.found(subject, f"{problem}: {ledger.store.path(blob.digest)}")
+        result.found(subject, f"{problem}: {ledger.store.where(blob.digest)}")
     else:
         _verify_blob_row(ledger, blob, result)
     result.count(what)
@@ -319,11 +333,11 @@ def _verify_blob(ledger: Ledger, blob: BlobRow, users: Sequence[int], result: Ve
 def _verify_blob_row(ledger: Ledger, blob: BlobRow, result: Verified) -> None:
     """What the database says of a file agrees with the file."""
     subject = f"{blob.kind} {blob.digest[:12]}…"
-    path = ledger.store.path(blob.digest)
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        metadata = json.loads(file.read(size))["__metadata__"]
-    if blob.bytes != path.stat().st_size:
+    store = ledger.store
+    length = int.from_bytes(store.beginning(blob.digest, 8), "little")
+    metadata = json.loads(store.beginning(blob.digest, 8 + length)[8:])["__metadata__"]
+    stored = store.stored(blob.digest)
+    if stored is None or blob.bytes != stored.bytes:
         result.found(subject, "its recorded size has been altered")
     if metadata["format"] != _FORMATS[blob.kind]:
         result.found(subject, "its recorded kind has been altered")
@@ -339,7 +353,7 @@ def _verify_blob_row(ledger: Ledger, blob: BlobRow, result: Verified) -> None:
 def _verify_keyframes(session: Session, ledger: Ledger, result: Verified) -> None:
     """They may be missing, but not be wrong: states are built from them."""
     for digest in session.scalars(select(KeyframeRow.digest).order_by(KeyframeRow.digest)):
-        if ledger.store.path(digest).exists():
+        if ledger.store.stored(digest) is not None:
             result.count("keyframes")
             problem = ledger.store.problem(digest)
             if problem is not None:

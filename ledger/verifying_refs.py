@@ -1,4 +1,4 @@
-"""Verify: branches and tags are where the log of their moves says."""
+"""Verify: branches and tags are where the journal says."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ledger.branching import BRANCH, DELETED, FORCED, TAG, TAGGED
-from ledger.orm import RefMoveRow, RefRow, TurnRow
+from ledger.orm import EntryRow, RefRow, TurnRow
 from ledger.workspace import Ledger
 
 
@@ -37,9 +37,10 @@ def wrong_refs(session: Session, ledger: Ledger) -> Iterator[tuple[str, str]]:
 def _moves(session: Session) -> dict[str, list[_Move]]:
     """Name → its moves, oldest first."""
     found: dict[str, list[_Move]] = {}
-    columns = (RefMoveRow.action, RefMoveRow.from_turn_id, RefMoveRow.to_turn_id)
-    for name, *move in session.execute(select(RefMoveRow.ref, *columns).order_by(RefMoveRow.id)):
-        found.setdefault(name, []).append(_Move._make(move))
+    columns = (EntryRow.ref, EntryRow.action, EntryRow.from_turn_id, EntryRow.to_turn_id)
+    query = select(*columns).where(EntryRow.ref.is_not(None)).order_by(EntryRow.id)
+    for name, *move in session.execute(query):
+        found.setdefault(name or "", []).append(_Move._make(move))
     return found
 
 

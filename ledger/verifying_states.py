@@ -27,13 +27,12 @@ def needed_but_pruned(session: Session, ledger: Ledger) -> Iterator[tuple[str, s
             yield name, str(error), True
             continue
         for digest, number in needed.items():
-            path = ledger.store.path(digest)
-            if digest in given_up and path.exists():
+            if digest in given_up and ledger.store.stored(digest) is not None:
                 what = f"needs a patch of turn {number} that was pruned and is back; run: ledger gc"
                 yield name, what, False
             elif digest in given_up:
                 what = (
-                    f"needs a patch of turn {number}, which was pruned: restore {path} from a "
-                    "backup or from where it was pushed"
+                    f"needs a patch of turn {number}, which was pruned: restore "
+                    f"{ledger.store.where(digest)} from a backup or from where it was pushed"
                 )
                 yield name, what, True

@@ -1,16 +1,24 @@
 """How figures, turns and names are written, in the terminal and on cards."""
 
+import re
 from collections.abc import Collection
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import TypeGuard
 
 NOTHING = "-"
+# Letters and marks that Unicode counts as printing, of which nothing is to be seen.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\U000e0100-\U000e01ef]")
+_MOST_NAMES, _LONGEST_NAME = 30, 60
 
 
 def counted(count: int, what: str) -> str:
     """A number of things, whose name is given in the plural."""
     if count == 1:
-        what = what.removesuffix("es") if what.endswith("ches") else what.removesuffix("s")
+        if what.endswith("ies"):
+            what = f"{what.removesuffix('ies')}y"
+        else:
+            what = what.removesuffix("es") if what.endswith("ches") else what.removesuffix("s")
     return f"{count:,} {what}"
 
 
@@ -43,6 +51,28 @@ def numbers(values: Collection[int]) -> str:
 def turn_numbers(values: Collection[int]) -> str:
     """The same with the word before them."""
     return f"{'turn' if len(values) == 1 else 'turns'} {numbers(values)}"
+
+
+def visible(text: str) -> str:
+    """`text` on one line; what does not print (line breaks, control signs, signs that turn the
+    direction of writing, what has no width) as escape sequences in letters."""
+    if is_visible(text):
+        return text
+    return "".join(c if is_visible(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_visible(text: str) -> bool:
+    """Whether `text` can be shown as it is."""
+    return text.isprintable() and (text.isascii() or not _UNSEEN.search(text))
+
+
+def field_names(names: Collection[object], *, quote: bool = False) -> str:
+    """Names of fields, which a file may choose, in ASCII; of many or long ones the beginning."""
+    shown = [ascii(name) for name in islice(names, _MOST_NAMES)]
+    cut = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…'" for name in shown]
+    more = len(names) - len(cut)
+    told = ", ".join(name if quote else name[1:-1] for name in cut)
+    return f"{told} and {more:,} more" if more else told or "none"
 
 
 def public_name(address: str) -> str:

@@ -5,34 +5,39 @@ the store inside it:
 
     format      1
     database    URL without password, relative SQLite paths are relative to the folder
-    store       folder of the patch store, likewise
+    store       folder of the patch store, likewise, or the address of one elsewhere
     model       where this machine finds the base model: a folder, or a Hub id
     revision    commit of a Hub model, else null
 
-and ``HEAD``, the name of the branch that commands work on, if it is not main.
+and ``HEAD``, the name of the branch that commands work on, if it is not main; and ``cache``, copies
+of files of a store that is elsewhere.
 """
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.engine import URL
 
 from ledger import database
 from ledger.orm import BaseRow
-from ledger.store import Store
+from ledger.stores import store_at
+from ledger.waiting import Waiting
 from patches.checkpoint import Checkpoint, open_checkpoint, tensor_digests
 from patches.errors import CheckpointError, DatabaseError, HistoryError
+from patches.strict_json import strict_json
 
 FOLDER = ".ledger"
 CONFIG = "config.json"
 MAIN = "main"
 HEAD_FILE = "HEAD"
+ANNOUNCED = ".{}.writing"
 _FORMAT = 1
+_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,10 @@ class Config:
 
     def write(self, folder: Path) -> None:
         """Write it into `folder`, atomically."""
+        self.announce(folder).replace(folder / CONFIG)
+
+    def announce(self, folder: Path) -> Path:
+        """Write it beside where it belongs: what an interrupted `init` has left is known by it."""
         content = {
             "format": _FORMAT,
             "database": self.database,
@@ -53,28 +62,44 @@ class Config:
             "model": self.model,
             "revision": self.revision,
         }
-        _write_text(folder / CONFIG, json.dumps(content, indent=2))
+        return _write_beside(folder / CONFIG, json.dumps(content, indent=2))
 
     @classmethod
     def read(cls, folder: Path) -> "Config":
         path = folder / CONFIG
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content = strict_json(_read_bytes(path))
             if content["format"] != _FORMAT:
                 raise HistoryError(
-                    f"{path}: format {content['format']}, this program reads {_FORMAT}; "
+                    f"{path}: format {content['format']!r:.40}, this program reads {_FORMAT}; "
                     "update edit-ledger"
                 )
             return cls(
-                database=content["database"],
-                store=content["store"],
-                model=content["model"],
-                revision=content["revision"],
+                database=_text(content, "database"),
+                store=_text(content, "store"),
+                model=_text(content, "model"),
+                revision=None if content["revision"] is None else _text(content, "revision"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HistoryError(
                 f"{path}: cannot be read ({error}); restore it, or make a new ledger elsewhere"
             ) from error
+
+
+def _text(content: Mapping[str, object], name: str) -> str:
+    value = content[name]
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{name} is {value!r:.80}")
+    return value
+
+
+def _read_bytes(path: Path) -> bytes:
+    """What is in a file that people may edit, if it is not so large that it is another one."""
+    with path.open("rb") as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes")
+    return data
 
 
 @dataclass(frozen=True)
@@ -91,25 +116,44 @@ class Base:
 
 
 class Ledger:
-    """An opened ledger; every use case takes one. Cheap: the base is only looked at when needed."""
+    """An opened ledger; every use case takes one. Cheap: the base is only looked at when needed.
+
+    branch: the one to work on. waiting: how long writers wait for others; set both before use.
+    """
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder = folder
         self.config = config
         self.branch = current_branch(folder)
         self.url = resolve_database(folder, config.database)
-        self.store = Store(folder=_inside(folder, config.store))
+        self.waiting = Waiting()
+        self.store = store_at(folder, config.store)
 
     @cached_property
     def engine(self) -> Engine:
         """The database, checked to have the right schema."""
+        self.check_database_file()
+        engine = database.connect(self.url, waiting=self.waiting)
+        database.check_schema(engine)
+        if database.environment_url() is None:
+            event.listen(engine, "begin", self._refuse_moved)
+        return engine
+
+    def _refuse_moved(self, connection: Connection) -> None:
+        """Whoever writes holds the database's lock by now, as does who moves the ledger away."""
+        if connection.get_execution_options().get("writing", False):
+            now = Config.read(self.folder).database
+            if now != self.config.database:
+                raise DatabaseError(
+                    f"the ledger has moved to {now} meanwhile. Nothing was changed; run again"
+                )
+
+    def check_database_file(self) -> None:
+        """DatabaseError if the file of an SQLite database is missing: to connect would make one."""
         if self.url.get_backend_name() == "sqlite":
             path = Path(self.url.database or "")
             if not path.is_file():
                 raise DatabaseError(f"{path}: the ledger's database is missing; restore it")
-        engine = database.connect(self.url)
-        database.check_schema(engine)
-        return engine
 
     @cached_property
     def base(self) -> Base:
@@ -180,7 +224,10 @@ class Ledger:
 def current_branch(folder: Path) -> str:
     """The branch that `switch_to` has written down, main at first."""
     try:
-        return (folder / HEAD_FILE).read_text(encoding="utf-8").strip() or MAIN
+        name = _read_bytes(folder / HEAD_FILE).decode("utf-8-sig").strip()
+        if not name.isprintable():
+            raise ValueError("it is not one name")
+        return name or MAIN
     except FileNotFoundError:
         return MAIN
     except (OSError, ValueError) as error:
@@ -191,16 +238,18 @@ def current_branch(folder: Path) -> str:
 
 def switch_to(folder: Path, branch: str) -> None:
     """Make `branch` the one that commands work on by default, atomically."""
-    _write_text(folder / HEAD_FILE, branch)
+    path = folder / HEAD_FILE
+    _write_beside(path, branch).replace(path)
 
 
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
+def _write_beside(path: Path, text: str) -> Path:
+    """A temporary file with this text, durably, to take the place of `path`."""
+    temporary = path.with_name(ANNOUNCED.format(path.name))
     with temporary.open("w", encoding="utf-8") as file:
         file.write(f"{text}\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    return temporary
 
 
 def find_folder(start: Path | None = None) -> Path:
@@ -239,7 +288,3 @@ def resolve_database(folder: Path, address: str) -> URL:
     if relative and not override:
         url = url.set(database=str(folder / (url.database or "")))
     return url
-
-
-def _inside(folder: Path, path: str) -> Path:
-    return (folder / Path(path).expanduser()).resolve()

@@ -4,6 +4,7 @@
     head()            the revision that this program needs
     pending(engine)   what lies between
     upgrade(engine)   run it: all of it, or nothing
+    safety_copy.path_of(engine, revision)   an SQLite database as it was before
     downgrade(engine, revision)   back again, for those who write revisions
 
 Opening a ledger never changes its tables; a person asks for it, with ``ledger db upgrade``. How to
@@ -23,10 +24,20 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
 from ledger import database
+from migrations import safety_copy
 from migrations.transaction import transaction
 from patches.errors import DatabaseError
 
-__all__ = ["FOLDER", "configuration", "current", "downgrade", "head", "pending", "upgrade"]
+__all__ = [
+    "FOLDER",
+    "configuration",
+    "current",
+    "downgrade",
+    "head",
+    "pending",
+    "safety_copy",
+    "upgrade",
+]
 
 FOLDER = Path(__file__).parent
 """The installed environment: ``env.py`` and ``versions/``."""
@@ -75,13 +86,17 @@ def pending(engine: Engine, *, folder: Path = FOLDER) -> list[str]:
 def upgrade(engine: Engine, *, folder: Path = FOLDER) -> list[str]:
     """Run what is pending, in one transaction; return the revisions, oldest first.
 
-    An empty database gets all tables. Whoever comes second while another upgrade runs waits, and
-    finds nothing left to do. Raises DatabaseError, and leaves the database as it was, if a revision
-    fails or the database is newer than this program.
+    An empty database gets all tables; of an SQLite database with tables a copy is kept first, see
+    `migrations.safety_copy`. Whoever comes second while another upgrade runs waits, and finds
+    nothing left to do. Raises DatabaseError, and leaves the database as it was, if a revision
+    fails, there is no room for the copy, or the database is newer than this program.
     """
     revisions = _revisions(folder)
     with _migrating(engine) as connection:
-        steps = _after(_revision(connection), revisions, engine)
+        found = _revision(connection)
+        steps = _after(found, revisions, engine)
+        if steps and found is not None:
+            safety_copy.keep(engine, found)
         if steps:
             command.upgrade(configuration(connection, folder=folder), "head")
     return steps

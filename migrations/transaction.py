@@ -14,13 +14,10 @@ from sqlalchemy import Connection, Engine, text
 
 from patches.errors import DatabaseError
 
-# Any number will do, as long as nobody else in the same PostgreSQL database locks on it.
-_LOCK = int.from_bytes(b"edledger")
-
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """A connection in a transaction that excludes every other one of this kind.
+    """A connection in a transaction that excludes every other one that writes.
 
     Committed at the end of the block, or undone if the block raises or the process dies. On SQLite
     nobody else writes meanwhile, foreign keys are not enforced, and DatabaseError is raised at the
@@ -37,9 +34,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     else:
         # A stricter level would keep the view from before the lock was granted, and with it the
         # revision from before the other upgrade.
-        isolated = engine.execution_options(isolation_level="READ COMMITTED")
+        isolated = engine.execution_options(writing=True, isolation_level="READ COMMITTED")
         with isolated.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             yield connection
 
 

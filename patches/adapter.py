@@ -28,6 +28,8 @@ from torch import Tensor
 from patches.deltas import LowRank
 from patches.errors import PatchError
 from patches.patch import safetensors_bytes
+from patches.strict_json import read_strict_json
+from patches.tensor_file import read_tensor_file
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -36,6 +38,11 @@ PICKLE_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])(\.[^.]+)?\.weight")
 _HUGE = 1e18
+# Patterns come with the adapter, and the time that matching one takes may grow with the length of a
+# name to the power of the repeats in it, times the choices in every group.
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
+_MOST = {"[*+?{]": 2, "[(]": 2, "[|]": 16}
+_LONGEST_NAME = 250
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 # What makes an adapter more, or something else, than B A on the weights of the base.
@@ -193,13 +200,13 @@ def _rank_pattern(ranks: Mapping[str, int]) -> dict[str, int]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found = read_strict_json(path)
     except FileNotFoundError as error:
         raise PatchError(
             f"{path}: no such file; give the folder of a PEFT adapter, with {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise PatchError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(found, dict):
         raise PatchError(f"{path}: is not a JSON object")
@@ -248,8 +255,8 @@ def _scales(path: Path, config: Mapping[str, Any]) -> _Scales:
         ranks, alphas = pattern("rank_pattern", (int,)), pattern("alpha_pattern", (int, float))
         for name in (*ranks, *alphas):
             _ending(name)
-    except re.error as error:
-        raise PatchError(f"{path}: {name!r} is not a usable pattern ({error})") from error
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise PatchError(f"{path}: {name!r:.200} is not a usable pattern ({error})") from error
     return _Scales(
         r=number("r", config.get("r", 8), (int,)),
         alpha=number("lora_alpha", config.get("lora_alpha", 8), (int, float)),
@@ -267,7 +274,15 @@ def _pattern(patterns: Mapping[str, object], module: str) -> str:
 # The module re keeps 512 patterns only, and large models have more modules.
 @lru_cache(maxsize=1 << 14)
 def _ending(pattern: str) -> re.Pattern[str]:
+    _check_effort(pattern)
     return re.compile(rf"(.*\.)?({pattern})$")
+
+
+def _check_effort(pattern: str) -> None:
+    """ValueError for a pattern that could be tried for ever."""
+    too_many = any(len(re.findall(sign, pattern)) > most for sign, most in _MOST.items())
+    if too_many or _REPEATED_GROUP.search(pattern) or len(pattern) > _LONGEST_NAME:
+        raise ValueError("it is long, has many repeats or groups, or repeats a group")
 
 
 def _no_weights(folder: Path) -> str:
@@ -283,9 +298,10 @@ def _read_pairs(path: Path) -> dict[str, dict[str, Tensor]]:
     """Module → its factors, by A and B, checked one by one."""
     pairs: dict[str, dict[str, Tensor]] = {}
     try:
+        read_tensor_file(path)
         with safe_open(path, framework="pt") as file:
             for key in sorted(file.keys()):
-                found = _KEY.fullmatch(key)
+                found = _KEY.fullmatch(key) if len(key) <= _LONGEST_NAME else None
                 if found is None:
                     raise PatchError(
                         f"{path}: key {key} is not a factor of a linear module; only lora_A and "
@@ -299,7 +315,7 @@ def _read_pairs(path: Path) -> dict[str, dict[str, Tensor]]:
                 if found["part"] in parts:
                     raise PatchError(f"{path}: key {key}: there is another one for this factor")
                 parts[found["part"]] = tensor
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise PatchError(f"{path}: not a readable safetensors file ({error})") from error
     if not pairs:
         raise PatchError(f"{path}: holds no factors")

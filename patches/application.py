@@ -15,6 +15,7 @@ from torch import Tensor
 from patches.checkpoint import Checkpoint
 from patches.dtypes import tensor_bytes, tensor_from_bytes
 from patches.errors import PatchError
+from patches.finite import check_weight
 from patches.patch import PatchFile, tensors_changed
 from patches.rounding import round_to
 
@@ -94,16 +95,28 @@ def patched(base: Tensor, total: Tensor, *, transposed: bool, dtype: torch.dtype
     return result.reshape(base.shape)
 
 
+def last_turns(patches: Sequence[PatchFile]) -> dict[str, int]:
+    """By tensor, the number of the last turn among `patches` that changes it."""
+    return {name: patch.header.turn for patch in patches for name in patch.changes}
+
+
 def patched_bytes(
     checkpoint: Checkpoint, patches: Sequence[PatchFile]
 ) -> dict[str, Callable[[], bytes]]:
-    """For every tensor that `patches` change, a function that builds its bytes when called."""
+    """For every tensor that `patches` change, a function that builds its bytes when called.
+
+    It raises CheckpointError where the base's tensor is not finite, and EditingError where the sum
+    is not, in the base's dtype.
+    """
+    turns = last_turns(patches)
 
     def build(name: str, transposed: bool) -> bytes:
         base = base_tensor(checkpoint, name)
         total = total_change(patches, name)
         assert total is not None
-        return tensor_bytes(patched(base, total, transposed=transposed, dtype=base.dtype))
+        weight = patched(base, total, transposed=transposed, dtype=base.dtype)
+        check_weight(name, weight, base=base, turn=turns[name])
+        return tensor_bytes(weight)
 
     return {
         name: partial(build, name, transposed)

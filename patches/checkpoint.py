@@ -1,66 +1,29 @@
 """Model folders: where each tensor's bytes lie, their digests, and the fingerprint of a model.
 
-Only safetensors is read, and only its headers are parsed: 8 bytes little-endian with the length
-of the header, the header as JSON, then the tensors' bytes without gaps. No tensor library is
-needed, so commands that never compute answer at once.
+Only safetensors is read, and only its headers are parsed. No tensor library is needed, so commands
+that never compute answer at once.
 """
 
 import hashlib
-import json
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import TypeGuard
 
 from patches.canonical import canonical_json, sha256
 from patches.errors import CheckpointError
+from patches.strict_json import read_strict_json
+from patches.tensor_file import StoredTensor, read_tensor_file
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-# Bits of one element, by the names that the safetensors format uses.
-BITS = {
-    "F4": 4,
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
-    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
-    **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-}
-
-# The format's own limit; a longer one is a damaged length, not a header.
-_LONGEST_HEADER = 100_000_000
+_LONGEST_NAME = 255
 _PIECE = 2 * 1024 * 1024
 _OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".gguf", ".h5", ".msgpack", ".onnx")
 _AGAIN = "copy or download the model again"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredTensor:
-    """Where the bytes of one tensor lie.
-
-    dtype: safetensors' name of it, e.g. ``BF16``.
-    file: name of the weight file in its folder.
-    start, end: absolute byte offsets in that file.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: str
-    start: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self.end - self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +162,7 @@ def _pieces(folder: Path, tensor: StoredTensor) -> Iterator[memoryview]:
             yield piece[:count]
 
 
-def _read_shards(folder: Path) -> dict[str, list[StoredTensor]]:
+def _read_shards(folder: Path) -> dict[str, tuple[StoredTensor, ...]]:
     """The tensors of every shard that the index names, each checked against the index."""
     listed: dict[str, set[str]] = {}
     for name, file in _read_weight_map(folder / INDEX_FILE).items():
@@ -225,16 +188,17 @@ def _read_shards(folder: Path) -> dict[str, list[StoredTensor]]:
 def _read_weight_map(path: Path) -> dict[str, str]:
     """Tensor name → shard name, from an index; every shard name is a plain file name."""
     with _reading(path):
-        index = _parse_json(path.read_bytes(), path)
-    found = index.get("weight_map")
+        index = read_strict_json(path)
+    found = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(found, dict) or not found:
         raise CheckpointError(f"{path}: has no weight_map; {_AGAIN}")
     weight_map: dict[str, str] = {}
     for name, file in found.items():
         if not isinstance(file, str) or not _is_plain(file):
             raise CheckpointError(
-                f"{path}: places tensor {name!r} in {file!r}, which is not a plain file name; "
-                "do not use this model unless you trust where it comes from, and correct the index"
+                f"{path}: places tensor {name!r:.200} in {file!r:.200}, which is not a plain file "
+                "name; do not use this model unless you trust where it comes from, and correct the "
+                "index"
             )
         weight_map[name] = file
     return weight_map
@@ -242,93 +206,15 @@ def _read_weight_map(path: Path) -> dict[str, str]:
 
 def _is_plain(file: str) -> bool:
     """Whether a name stays in its folder."""
-    return file not in ("", ".", "..") and not any(mark in file for mark in "/\\\0")
+    short = len(file.encode("utf-8")) <= _LONGEST_NAME
+    return short and file not in ("", ".", "..") and not any(mark in file for mark in "/\\\0")
 
 
-def _read_header(folder: Path, file: str) -> list[StoredTensor]:
+def _read_header(folder: Path, file: str) -> tuple[StoredTensor, ...]:
     """The tensors of one safetensors file in the order of their bytes, which leave no gap."""
     path = folder / file
-    with _reading(path), path.open("rb") as opened:
-        size = os.fstat(opened.fileno()).st_size
-        length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-            raise CheckpointError(
-                f"{path}: {size} bytes long, its header says {length}: not safetensors, "
-                f"or cut off; {_AGAIN}"
-            )
-        header = _parse_json(opened.read(length), path)
-    _check_metadata(header.pop("__metadata__", None), path)
-    tensors = [_stored(name, entry, path, 8 + length) for name, entry in header.items()]
-    tensors.sort(key=lambda tensor: (tensor.start, tensor.end, tensor.name))
-    reached = 8 + length
-    for tensor in tensors:
-        if tensor.start != reached:
-            raise _damaged(path, tensor.name, "leaves a gap or overlaps another")
-        reached = tensor.end
-    if reached != size:
-        raise CheckpointError(
-            f"{path}: {size} bytes long where its header describes {reached}; {_AGAIN}"
-        )
-    return tensors
-
-
-def _check_metadata(value: object, path: Path) -> None:
-    """Free text about the file may be absent, but not anything else than text."""
-    if value is None:
-        return
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise CheckpointError(f"{path}: __metadata__ in its header is not text; {_AGAIN}")
-
-
-def _stored(name: str, entry: object, path: Path, origin: int) -> StoredTensor:
-    """Check one entry of a header; its offsets count from `origin`, the header's end."""
-    if not isinstance(entry, dict):
-        raise _damaged(path, name, "has no description")
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in BITS:
-        raise _damaged(path, name, f"has the unknown dtype {dtype!r}")
-    if not _are_counts(shape):
-        raise _damaged(path, name, "has no valid shape")
-    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _damaged(path, name, "has no valid data_offsets")
-    # Elements of less than a byte are packed, and must fill whole bytes.
-    if prod(shape) * BITS[dtype] != (offsets[1] - offsets[0]) * 8:
-        raise _damaged(path, name, f"has data_offsets that do not fit {dtype} {shape}")
-    start, end = origin + offsets[0], origin + offsets[1]
-    return StoredTensor(
-        name=name, dtype=dtype, shape=tuple(shape), file=path.name, start=start, end=end
-    )
-
-
-def _are_counts(value: object) -> TypeGuard[list[int]]:
-    """Whether a JSON value is a list of whole numbers from 0 on (true and false are not)."""
-    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
-
-
-def _parse_json(data: bytes, path: Path) -> dict[str, object]:
-    """A JSON object without repeated keys; CheckpointError names `path` otherwise."""
-    try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse
-        )
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: header or index is not JSON ({error}); {_AGAIN}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: header or index is not a JSON object; {_AGAIN}")
-    return value
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Two entries of one name would let two readers see two different tensors."""
-    for key, _ in pairs:
-        key.encode("utf-8")  # half a surrogate pair is no text: UnicodeEncodeError, a ValueError
-    if len(values := dict(pairs)) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return values
-
-
-def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is not JSON")
+    with _reading(path):
+        return read_tensor_file(path).tensors
 
 
 def _nothing_to_read(folder: Path) -> str:
@@ -351,10 +237,6 @@ def _nothing_to_read(folder: Path) -> str:
     return f"{folder}: no weights in it ({SINGLE_FILE} or {INDEX_FILE}); {_AGAIN}"
 
 
-def _damaged(path: Path, name: str, problem: str) -> CheckpointError:
-    return CheckpointError(f"{path}: tensor {name!r} {problem}; {_AGAIN}")
-
-
 def _few(names: list[str]) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -363,8 +245,10 @@ def _few(names: list[str]) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into one that names the file."""
+    """Turn the operating system's errors, and what is wrong with a file, into one that names it."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; {_AGAIN}") from error

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from patches.checkpoint import Checkpoint, StoredTensor
+from patches.checkpoint import Checkpoint
 from patches.errors import CheckpointError
-from patches.folder_swap import building, put_in_place, recover, sync, translated
+from patches.folder_swap import building, check_room, put_in_place, recover, sync, translated
+from patches.strict_json import read_strict_json
+from patches.tensor_file import StoredTensor
 
 __all__ = ["PROVENANCE_FILE", "Written", "read_provenance", "recover", "write_checkpoint"]
 
@@ -156,6 +158,7 @@ def check_target(base: Checkpoint, target: Path, *, owner: str) -> None:
     place = Path(os.path.realpath(target))
     recover(place)
     _check_target(base, target, place, owner)
+    check_room(place)
 
 
 def read_provenance(folder: Path) -> dict[str, object] | None:
@@ -165,12 +168,12 @@ def read_provenance(folder: Path) -> dict[str, object] | None:
     """
     path = folder / PROVENANCE_FILE
     try:
-        value = json.loads(path.read_bytes())
+        value = read_strict_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"{path}: not JSON ({error}); restore or remove the folder"
         ) from error

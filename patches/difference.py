@@ -17,6 +17,7 @@ from patches.compaction import factored
 from patches.deltas import Dense, LowRank, Sparse
 from patches.dtypes import EDITABLE
 from patches.errors import CheckpointError
+from patches.finite import is_finite, not_finite
 from patches.patch import Change
 
 # Elements that are compared at a time: bounds the temporary float64 copies.
@@ -91,9 +92,9 @@ def difference(
     """
     before, after = base_tensor(base, name), base_tensor(edited, name)
     for checkpoint, tensor in ((base, before), (edited, after)):
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise CheckpointError(
-                f"{checkpoint.folder}: tensor {name} holds numbers that are not finite; such a "
+                f"{checkpoint.folder}: tensor {name} holds {not_finite(tensor)}; such a "
                 "model cannot be recorded, repair it first"
             )
     shape = matrix_shape(before.shape)

@@ -37,6 +37,19 @@ def translated(action: str, path: Path) -> Iterator[None]:
         raise CheckpointError(f"cannot {action} {path}: {reason}") from error
 
 
+def check_room(target: Path) -> None:
+    """CheckpointError if nothing can be made beside `target`, a resolved path, for want of rights.
+
+    What else `building` meets, as a full disk, shows only when it is tried.
+    """
+    with translated("write", target):
+        above = next(one for one in target.parents if one.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise CheckpointError(
+            f"{target}: {above} cannot be written to (permission denied); choose another folder"
+        )
+
+
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`, to be filled and put in place; removed in the end.

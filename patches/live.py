@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from patches import routing
-from patches.application import base_tensor, matrix_shape, patched, total_change
+from patches.application import base_tensor, last_turns, matrix_shape, patched, total_change
 from patches.canonical import sha256
 from patches.checkpoint import Checkpoint
 from patches.deltas import Dense
 from patches.dtypes import tensor_bytes
-from patches.errors import ModelError, PatchError
+from patches.errors import EditingError, ModelError, PatchError
+from patches.finite import check_base, check_weight, is_finite, not_finite
 from patches.modules import parameters_by_tensor
 from patches.patch import Change, PatchFile, tensors_changed
 from patches.side_memory import SideMemory
@@ -45,6 +46,7 @@ class LiveModel:
         self._materialise = materialise
         self._totals: dict[str, Tensor] = {}
         self._transposed: dict[str, bool] = {}
+        self._last: dict[str, int] = {}
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +63,10 @@ class LiveModel:
 
     def set_state(self, patches: Sequence[PatchFile], memories: Sequence[SideMemory] = ()) -> None:
         """Make the weights those of base + `patches`, from whatever they were, with `memories`
-        beside them in place of any that were there."""
+        beside them in place of any that were there.
+
+        EditingError, with the tensor and the turn, if a weight would not be finite.
+        """
         changed = tensors_changed(patches)
         self._check_fit(patches)
         leaving = {name: flag for name, flag in self._transposed.items() if name not in changed}
@@ -72,12 +77,13 @@ class LiveModel:
                 totals[name] = total
         self._write_base(leaving)
         self._totals, self._transposed = totals, changed
+        self._last = last_turns(patches)
         for name in changed:
             self._write(name)
         self._attach(tuple(memories))
 
     def advance(self, patch: PatchFile) -> None:
-        """Add one more patch to the state."""
+        """Add one more patch to the state; EditingError if a weight would not be finite."""
         memories = self._keeping_their_main(patch)
         for name, info in patch.changes.items():
             if self._transposed.get(name, info.transposed) != info.transposed:
@@ -90,6 +96,7 @@ class LiveModel:
             if total is not None:
                 self._totals[name] = total
             self._transposed[name] = info.transposed
+            self._last[name] = patch.header.turn
             self._write(name)
         self._attach((*memories, *(patch.memory(name) for name in patch.memories)))
 
@@ -122,10 +129,20 @@ class LiveModel:
             result[name] = sha256(tensor_bytes(weight))
         return result
 
-    def not_finite(self) -> list[str]:
-        """Patched tensors with an infinity or NaN, as when a shift overflows float16."""
-        parameters = self._parameters(self._totals)
-        return [name for name, weight in parameters.items() if not torch.isfinite(weight).all()]
+    def check_editable(self, names: Iterable[str]) -> None:
+        """Refuse to edit tensors that are not finite in the base or, by the dtype, in the model.
+
+        CheckpointError or EditingError; the base is read only to tell which.
+        """
+        for name, parameter in self._parameters(names).items():
+            if is_finite(parameter):
+                continue
+            check_base(name, base_tensor(self.checkpoint, name))
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise EditingError(
+                f"tensor {name} holds {not_finite(parameter)} in {dtype}, so it cannot be edited; "
+                "run the model in another: --dtype float32"
+            )
 
     @contextmanager
     def at_base(self) -> Iterator[nn.Module]:
@@ -176,7 +193,10 @@ class LiveModel:
         return self._parameters([name])[name].device
 
     def _patched(self, name: str, base: Tensor, dtype: torch.dtype) -> Tensor:
-        return patched(base, self._totals[name], transposed=self._transposed[name], dtype=dtype)
+        total = self._totals[name]
+        weight = patched(base, total, transposed=self._transposed[name], dtype=dtype)
+        check_weight(name, weight, base=base, turn=self._last.get(name))
+        return weight
 
     def _write(self, name: str) -> None:
         parameter = self._parameters([name])[name]

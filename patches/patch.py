@@ -15,7 +15,7 @@ and the tensors are named ``<tensor name>/<part of the delta>``. An editor state
 same make with format "edit-ledger-state".
 """
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -28,14 +28,20 @@ from torch import Tensor
 
 from patches.canonical import canonical_json
 from patches.deltas import KINDS, Delta, Sparse
-from patches.dtypes import NAMES, tensor_bytes
+from patches.dtypes import DTYPES, NAMES, tensor_bytes
 from patches.errors import PatchError
+from patches.finite import is_finite
 from patches.side_memory import SIDE_MEMORY, Routing, SideMemory
+from patches.strict_json import strict_json
+from patches.tensor_file import TensorFile, read_tensor_file
 
 PATCH_FORMAT = "edit-ledger-patch"
 STATE_FORMAT = "edit-ledger-state"
 VERSION = "1"
 _ALIGNMENT = 8
+# Of a file of ours: a few hundred bytes for each tensor, and the hyperparameters.
+_LONGEST_HEADER = 1 << 24
+_COUNT = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,6 +91,8 @@ class ChangeInfo:
         counts = info.shape if info.rank is None else (*info.shape, info.rank)
         if (type(info.kind), type(info.transposed)) != (str, bool) or {*map(type, counts)} != {int}:
             raise TypeError(f"a change described as {found!r}")
+        if min(info.shape) < 1 or min(counts) < 0:
+            raise ValueError(f"a change of the shape {info.shape} and rank {info.rank}")
         if (info.kind == SIDE_MEMORY) != (info.routing is not None):
             raise ValueError(f"a change of the kind {info.kind} described as {found!r}")
         return info
@@ -109,31 +117,36 @@ class PatchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        metadata = read_metadata(path, PATCH_FORMAT)
+        file = _read_file(path, PATCH_FORMAT)
+        metadata = file.metadata
         try:
             self.header = PatchHeader(
                 base=metadata["base"],
                 method=metadata["method"],
-                hyperparameters=dict(json.loads(metadata["hyperparameters"])),
-                turn=int(metadata["turn"]),
+                hyperparameters=_object(metadata["hyperparameters"]),
+                turn=_count(metadata["turn"]),
                 parent=metadata["parent"] or None,
             )
             described = {
                 name: ChangeInfo.from_json(info)
-                for name, info in dict(json.loads(metadata["changes"])).items()
+                for name, info in _object(metadata["changes"]).items()
             }
-        except (KeyError, ValueError, TypeError, RecursionError, PatchError) as error:
-            raise PatchError(f"{path}: the header of the patch is damaged ({error!r})") from error
+            _check_owners(file, described)
+        except (KeyError, ValueError, TypeError, PatchError) as error:
+            raise PatchError(
+                f"{path}: the header of the patch is damaged ({error!r:.300})"
+            ) from error
         self.changes = {n: info for n, info in described.items() if info.routing is None}
         self.memories = {n: info for n, info in described.items() if info.routing is not None}
 
     def delta(self, tensor: str) -> Delta:
-        """The delta of `tensor`; PatchError if the file does not hold what its header says."""
+        """The delta of `tensor`; PatchError if the file does not hold what its header says, or a
+        number that is not finite."""
         info = self.changes.get(tensor) or self.memories[tensor]
         kind = Sparse.kind if info.kind == SIDE_MEMORY else info.kind
         if kind not in KINDS:
             raise PatchError(
-                f"{self.path}: tensor {tensor} has a delta of the unknown kind {info.kind!r}; "
+                f"{self.path}: tensor {tensor} has a delta of the unknown kind {info.kind!r:.80}; "
                 f"this program knows {', '.join(KINDS)}. A newer edit-ledger may have written it"
             )
         try:
@@ -142,10 +155,19 @@ class PatchFile:
                 parts = {name.rpartition("/")[2]: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise PatchError(f"{self.path}: cannot be read ({error})") from error
-        delta = KINDS[kind].from_tensors(parts)
+        check_finite(self.path, {f"{tensor}/{part}": found for part, found in parts.items()})
+        try:
+            delta = KINDS[kind].from_tensors(parts)
+        except PatchError as error:
+            raise PatchError(f"{self.path}: tensor {tensor}: {error}") from error
         if delta.shape != info.shape:
             raise PatchError(
                 f"{self.path}: the delta of {tensor} is {delta.shape}, its header says {info.shape}"
+            )
+        if delta.rank != info.rank:
+            raise PatchError(
+                f"{self.path}: the delta of {tensor} has rank {delta.rank}, its header says "
+                f"{info.rank}"
             )
         return delta
 
@@ -214,13 +236,30 @@ def encode_state(method: str, tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of an editor state."""
+    """The tensors of an editor state; PatchError if it is damaged, or a number is not finite."""
     read_metadata(path, STATE_FORMAT)
+    return read_tensors(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of ours whose metadata have been read; PatchError as above."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise PatchError(f"{path}: cannot be read ({error})") from error
+    check_finite(path, tensors)
+    return tensors
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """PatchError if one of `tensors`, read from `path`, holds a number that is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise PatchError(
+                f"{path}: {name} holds numbers that are not finite; get the file again from where "
+                "it came from"
+            )
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -271,20 +310,53 @@ def tensors_changed(patches: Iterable[PatchFile]) -> dict[str, bool]:
     return changed
 
 
-def read_metadata(path: Path, expected: str) -> dict[str, str]:
+def read_metadata(path: Path, expected: str) -> Mapping[str, str]:
     """The metadata of a file of ours; PatchError unless it is of the format `expected`."""
+    return _read_file(path, expected).metadata
+
+
+def _read_file(path: Path, expected: str) -> TensorFile:
+    """The header of a file of ours, with tensors of dtypes that we write."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
+        file = read_tensor_file(path, longest=_LONGEST_HEADER)
     except FileNotFoundError as error:
         raise PatchError(f"{path}: no such file") from error
-    except (SafetensorError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise PatchError(f"{path}: not a readable safetensors file ({error})") from error
-    if metadata.get("format") != expected:
+    if file.metadata.get("format") != expected:
         raise PatchError(f"{path}: not an {expected} file")
-    if metadata.get("version") != VERSION:
+    version = file.metadata.get("version")
+    if version != VERSION:
         raise PatchError(
-            f"{path}: format version {metadata.get('version')}, this program reads {VERSION}; "
-            "update edit-ledger"
+            f"{path}: format version {version!s:.40}, this program reads {VERSION}; update "
+            "edit-ledger"
         )
-    return metadata
+    for tensor in file.tensors:
+        if tensor.dtype not in DTYPES:
+            raise PatchError(
+                f"{path}: {tensor.name:.200} is stored as {tensor.dtype}; edit-ledger writes "
+                f"{', '.join(sorted(DTYPES))}"
+            )
+    return file
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object among the metadata."""
+    value = strict_json(text)
+    if not isinstance(value, dict):
+        raise TypeError(f"{text[:40]} is not a JSON object")
+    return value
+
+
+def _count(text: str) -> int:
+    """A whole number as `str` writes it."""
+    if not _COUNT.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is not a number")
+    return int(text)
+
+
+def _check_owners(file: TensorFile, described: Mapping[str, ChangeInfo]) -> None:
+    """Bytes that belong to no change would be carried along unseen."""
+    for tensor in file.tensors:
+        if tensor.name.rpartition("/")[0] not in described:
+            raise ValueError(f"the tensor {tensor.name!r:.200} belongs to no change")

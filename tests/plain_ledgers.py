@@ -48,8 +48,10 @@ def build(folder: Path) -> Path:
     return folder
 
 
-def new_ledger(folder: Path, model: Path, url: str | None = None) -> Ledger:
-    return init(str(model), folder=folder, database_url=url).ledger
+def new_ledger(
+    folder: Path, model: Path, url: str | None = None, store: str | None = None
+) -> Ledger:
+    return init(str(model), folder=folder, database_url=url, store=store).ledger
 
 
 def change(name: str, kind: str, seed: int, *, rank: int = 2) -> Change:
@@ -78,6 +80,14 @@ def add(
     ledger: Ledger, changes: Mapping[str, Change], *, edits: Iterable[Edit] = (), method: str = "x"
 ) -> int:
     """Record a turn with these changes on the ledger's branch; its number."""
+    record_turn(ledger, new_turn(ledger, changes, edits=edits, method=method))
+    return len(line(ledger))
+
+
+def new_turn(
+    ledger: Ledger, changes: Mapping[str, Change], *, edits: Iterable[Edit] = (), method: str = "x"
+) -> NewTurn:
+    """A turn with these changes, to be recorded; its patch is in the store."""
     turns = line(ledger)
     used = history.patches_in_force(turns)
     header = PatchHeader(
@@ -91,27 +101,22 @@ def add(
     digest = ledger.store.put(content)
     patches = [*open_state(ledger, turns, used).patches, PatchFile(ledger.store.path(digest))]
     recorded = [RecordedEdit(edit=edit, row=None) for edit in edits]
-    record_turn(
-        ledger,
-        NewTurn(
-            parent=turns[-1].id if turns else None,
-            kind="edit" if recorded else "import",
-            method=method,
-            seed=0,
-            message="",
-            edits=recorded,
-            patch=Blob(
-                digest=digest,
-                bytes=len(content),
-                changes={name: describe(one).to_json() for name, one in changes.items()},
-            ),
-            tensors={
-                name: sha256(make())
-                for name, make in patched_bytes(ledger.checkpoint, patches).items()
-            },
+    return NewTurn(
+        parent=turns[-1].id if turns else None,
+        kind="edit" if recorded else "import",
+        method=method,
+        seed=0,
+        message="",
+        edits=recorded,
+        patch=Blob(
+            digest=digest,
+            bytes=len(content),
+            changes={name: describe(one).to_json() for name, one in changes.items()},
         ),
+        tensors={
+            name: sha256(make()) for name, make in patched_bytes(ledger.checkpoint, patches).items()
+        },
     )
-    return len(turns) + 1
 
 
 def add_several(ledger: Ledger, count: int, *, start: int = 0) -> None:

@@ -14,11 +14,11 @@ from ledger.orm import (
     BlobRow,
     DatasetRow,
     EditRow,
+    EntryRow,
     EvaluationRow,
     KeyframeRow,
     OutcomeRow,
     PublicationRow,
-    RefMoveRow,
     RefRow,
     ReplacementRow,
     SettingsRow,
@@ -226,7 +226,14 @@ def _settings() -> SettingsRow:
     )
 
 
-def _move(old: TurnRow, new: TurnRow) -> RefMoveRow:
-    return RefMoveRow(
-        ref="main", from_turn_id=old.id, to_turn_id=new.id, action="rollback", created_at=NOW
+def _move(old: TurnRow, new: TurnRow) -> EntryRow:
+    return EntryRow(
+        id=1,
+        action="rollback",
+        ref="main",
+        from_turn_id=old.id,
+        to_turn_id=new.id,
+        records={},
+        created_at=NOW,
+        hash="8" * 64,
     )

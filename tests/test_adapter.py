@@ -247,7 +247,7 @@ def test_an_option_that_is_not_known_is_told(tmp_path: Path) -> None:
         ({"r": 0}, "r is 0, which is not a usable number"),
         ({"r": "5"}, "r is '5'"),
         ({"r": 10**400}, "which is not a usable number"),
-        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": float("nan")}, "NaN is not JSON"),
         ({"lora_alpha": True}, "lora_alpha is True"),
         ({"rank_pattern": [1]}, "rank_pattern is not a JSON object"),
         ({"rank_pattern": {UP: 2.5}}, f"rank_pattern of {UP} is 2.5"),

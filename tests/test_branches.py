@@ -19,7 +19,7 @@ from ledger.branching import (
     reflog,
     switch,
 )
-from ledger.orm import RefMoveRow, RefRow
+from ledger.orm import EntryRow, RefRow
 from ledger.reporting import log, status
 from ledger.rolling_back import rollback_turn
 from ledger.verifying import problems_text, verify
@@ -265,10 +265,10 @@ def test_verify_finds_refs_that_were_moved_made_or_removed_without_a_record(
         (update(RefRow).where(v1).values(name="v2"), "tag v2: was made without a record"),
         (delete(RefRow).where(v1), "branch or tag v1: was removed without a record"),
         (
-            delete(RefMoveRow).where(RefMoveRow.ref == "main", RefMoveRow.to_turn_id == turn[2]),
+            delete(EntryRow).where(EntryRow.ref == "main", EntryRow.to_turn_id == turn[2]),
             "branch main: its recorded moves do not follow one another",
         ),
-        (delete(RefMoveRow).where(RefMoveRow.ref == "v1"), "tag v1: was made without a record"),
+        (delete(EntryRow).where(EntryRow.ref == "v1"), "tag v1: was made without a record"),
     )
     assert ledger.base.tensors
     for alteration, problem in alterations:

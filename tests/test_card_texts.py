@@ -265,8 +265,15 @@ class TestUntrustedTexts:
         assert escaped("a" * 10**6) == code("a" * 10**6) == "a" * (LONGEST - 1) + "…"
 
 
+# Invisible, though Unicode counts them as printing.
+UNSEEN = {*"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0", *map(chr, range(0xE0100, 0xE01F0))}
+
+
 def plain(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() and c not in UNSEEN else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def shape(text: str) -> list[tuple[str, int]]:

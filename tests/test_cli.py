@@ -189,7 +189,7 @@ def test_other_commands_print_json_with_their_keys(
     assert keys("apply", "--to", str(tmp_path / "patched")) >= {"turn", "hash", "tensors", "folder"}
     assert keys("gc", "--dry-run") >= {"files", "bytes"}
     assert keys("db", "current") == {"database", "current", "needed"}
-    assert keys("db", "upgrade") == {"database", "applied"}
+    assert keys("db", "upgrade") == {"database", "applied", "copy"}
 
 
 def test_changing_commands_print_json_with_their_keys(
@@ -229,7 +229,7 @@ def test_settings_modules_and_mapping_reach_the_recorded_turn(
     assert [edit["target"] for edit in shown["edit_list"]] == ["Rome", "a"]
 
 
-SLOW = {"torch", "transformers", "pyarrow", "datasets", "huggingface_hub", "numpy"}
+SLOW = {"torch", "transformers", "pyarrow", "datasets", "huggingface_hub", "numpy", "fsspec"}
 SCRIPT = f"""
 import sys
 from cli.main import main

@@ -192,7 +192,11 @@ def test_the_scores_are_recorded_as_a_sample_that_nobody_takes_for_another(
     shown = show(answering, 3).to_json()
     found = compare(answering, 2, 3, seed=5)
     after = contents(answering)
-    assert {name for name in after if after[name] != before[name]} == {"evaluations", "outcomes"}
+    assert {name for name in after if after[name] != before[name]} == {
+        "evaluations",
+        "outcomes",
+        "journal",
+    }
     with database.reading(answering.engine) as session:
         rows = session.scalars(select(EvaluationRow).order_by(EvaluationRow.id)).all()
         numbers = [session.get_one(TurnRow, row.turn_id).number for row in rows]

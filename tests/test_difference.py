@@ -258,5 +258,5 @@ def test_numbers_that_are_not_finite_are_refused(value: float, side: str, tmp_pa
     good, bad = torch.ones(2, 2), torch.full((2, 2), value)
     base = checkpoint(tmp_path / "base", {"w": bad if side == "base" else good})
     edited = checkpoint(tmp_path / "edited", {"w": good if side == "base" else bad})
-    with pytest.raises(CheckpointError, match=rf"{side}: tensor w holds numbers that are not fin"):
+    with pytest.raises(CheckpointError, match=rf"{side}: tensor w holds 4 numbers that are not f"):
         difference(base, edited, "w")

@@ -112,7 +112,7 @@ def test_evaluations_are_only_ever_added_and_the_newest_is_in_the_status(ledger:
     second = evaluate(ledger)
     evaluate(ledger, turn=1)
     after = contents(ledger)
-    for table in ("turns", "edits", "refs", "ref_moves"):
+    for table in ("turns", "edits", "refs"):
         assert after[table] == before[table]
     assert len(after["evaluations"]) == len(before["evaluations"]) + 2 == 3
     # Scores of one turn's edits are not those of the whole.

@@ -143,7 +143,7 @@ def test_scores_are_recorded_at_their_turn_as_those_of_no_edit(
     before, told = contents(ledger), status(ledger).to_json()["scores"]
     found = ask(ledger, *tasks(tmp_path, "choice", "free"), at=1, seed=2**40)
     after = contents(ledger)
-    assert [name for name in after if after[name] != before[name]] == ["evaluations"]
+    assert [name for name in after if after[name] != before[name]] == ["evaluations", "journal"]
     with database.reading(ledger.engine) as session:
         row = session.scalars(select(EvaluationRow).order_by(EvaluationRow.id.desc())).first()
         assert row is not None

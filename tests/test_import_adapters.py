@@ -107,7 +107,7 @@ def test_adapters_that_cannot_be_used_leave_the_ledger_as_it_was(
     source = adapter(tmp_path / "adapter", modules)
     if not reason:
         reason, source = "", adapter(tmp_path / "large", modules, lora_alpha=2)
-        reason = f"tensor {DOWN}.weight would hold numbers that are not finite"
+        reason = f"tensor {DOWN}.weight would hold 1,536 numbers that are not finite"
     refused(ledger, reason, lambda: import_adapter(ledger, source))
 
 

@@ -214,7 +214,7 @@ def widened(tensors: dict[str, Tensor]) -> None:
     ("change", "reason"),
     [
         (lambda _: None, "has the same tensors as the base, to the byte"),
-        (nan, "tensor model.norm.weight holds numbers that are not finite"),
+        (nan, "tensor model.norm.weight holds 1 number that is not finite"),
         (renamed, "tensor model.norm.weight is in "),
         (widened, "tensor model.norm.weight is BF16 [32] in "),
     ],

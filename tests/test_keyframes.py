@@ -209,8 +209,8 @@ def test_gc_removes_those_that_no_head_goes_through_and_keeps_the_others(
     gone = collect_garbage(ledger).heaps["keyframes"]
     kept = set(frames(ledger))
     assert len(gone.files) > 1
-    assert {path.name.split(".")[0] for path in gone.files} == before - kept
-    assert not any(path.exists() for path in gone.files)
+    assert {Path(name).stem for name in gone.files} == before - kept
+    assert not any(Path(name).exists() for name in gone.files)
     # What is left are beginnings of turns 1 to 4 and the squash.
     assert all(ledger.store.problem(digest) is None for digest in kept)
     assert state(ledger) == expected(ledger, model, 1, 2, 3, 4, 17)
@@ -228,7 +228,7 @@ def test_gc_keeps_what_a_tag_or_another_branch_goes_through(ledger: Ledger) -> N
     assert collect_garbage(ledger).heaps["keyframes"].files == ()
     delete_tag(ledger, "kept")
     gone = collect_garbage(ledger).heaps["keyframes"].files
-    assert {path.name.split(".")[0] for path in gone} == made
+    assert {Path(name).stem for name in gone} == made
     assert frames(ledger) == []
 
 

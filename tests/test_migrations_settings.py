@@ -13,7 +13,7 @@ from ledger.verifying import verify
 from patches.errors import DatabaseError
 from tests import sample_history
 from tests.ledgers import add, facts, new_ledger, write_facts
-from tests.test_migrations import rows, schema
+from tests.test_migrations import moves, rows, schema
 
 OLD, NEW = "0004", "0005"
 
@@ -66,6 +66,7 @@ def test_everything_else_is_kept_there_and_back_again(engine: Engine) -> None:
     migrations.upgrade(engine)
     after = rows(engine)
     assert schema(engine) == tables
+    assert moves(after.pop("journal")) == moves(before.pop("journal"))
     assert len(after.pop("settings")) == len(before.pop("settings")) == 1
     assert after == before
 

@@ -41,5 +41,5 @@ def test_every_name_that_the_readme_imports_exists(name: str) -> None:
 
 def test_every_make_target_in_the_readme_exists() -> None:
     makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"(?m)^make ([a-z]+)", BLOCKS):
+    for target in re.findall(r"(?m)^make ([a-z-]+)", BLOCKS):
         assert re.search(rf"(?m)^{target}:", makefile), target

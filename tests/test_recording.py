@@ -14,9 +14,9 @@ from ledger.datasets import Dataset
 from ledger.orm import (
     BlobRow,
     EditRow,
+    EntryRow,
     EvaluationRow,
     OutcomeRow,
-    RefMoveRow,
     TurnRow,
 )
 from ledger.recording import (
@@ -128,7 +128,7 @@ def test_turns_recorded_together_follow_one_another_and_each_move_is_logged(
     assert [step.id for step in line] == [first, *ids]
     assert [step.number for step in line] == [1, 2, 3]
     with database.reading(ledger.engine) as session:
-        query = select(RefMoveRow.from_turn_id, RefMoveRow.to_turn_id).order_by(RefMoveRow.id)
+        query = select(EntryRow.from_turn_id, EntryRow.to_turn_id).order_by(EntryRow.id)
         moves = [tuple(move) for move in session.execute(query)]
     assert moves == [(None, None), (None, first), (first, ids[0]), (ids[0], ids[1])]
     assert problems(ledger) == ""

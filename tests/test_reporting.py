@@ -141,7 +141,7 @@ def test_status_tells_exactly_these_facts(ledger: Ledger) -> None:
     assert found["in_force"] == [2]
     assert (found["edits_in_force"], found["edits_recorded"], found["skipped"]) == (2, 5, 2)
     assert found["scores"] is None
-    stored = sum(ledger.store.path(d).stat().st_size for d in ledger.store.digests())
+    stored = sum(file.bytes for file in ledger.store.listed().values())
     assert found["store_bytes"] == stored
     assert found["architecture"] == "LlamaForCausalLM"
     assert found["fingerprint"] == ledger.base.fingerprint

@@ -130,6 +130,7 @@ def test_applied_settings_are_those_of_the_next_turns(ledger: Ledger, source: st
     assert settings.chosen(ledger, "ultraedit") is None
     after = contents(ledger)
     assert after.pop("trials") != before.pop("trials")
+    assert after.pop("journal")[: len(before["journal"])] == before.pop("journal")
     assert after == before
     found = tune(ledger, options(source, apply=True))
     assert found.applied

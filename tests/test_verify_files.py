@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sqlalchemy import select, update
 
-from ledger import database
+from ledger import database, journal
 from ledger.applying import apply_to_folder
 from ledger.orm import BlobRow, KeyframeRow, TurnRow
 from ledger.reporting import log
@@ -127,8 +127,9 @@ def test_a_damaged_file_in_the_store_is_found_and_named_with_its_turn(
 
 def give_up(ledger: Ledger, digest: str) -> None:
     with database.writing(ledger.engine) as session:
-        mine = BlobRow.digest == digest
-        session.execute(update(BlobRow).where(mine).values(pruned_at=datetime.now(UTC)))
+        blob = session.get_one(BlobRow, digest)
+        blob.pruned_at = datetime.now(UTC)
+        journal.record(session, journal.PRUNE, [blob], at=blob.pruned_at)
 
 
 def test_a_file_that_was_given_up_may_be_missing_but_not_damaged(copied: Ledger) -> None:
@@ -154,15 +155,15 @@ def test_a_file_that_was_given_up_may_be_missing_but_not_damaged(copied: Ledger)
 def keep_frame(ledger: Ledger, key: str, content: bytes) -> Path:
     digest = ledger.store.put(content)
     with database.writing(ledger.engine) as session:
-        session.add(
-            KeyframeRow(
-                key=key,
-                kind="weights",
-                digest=digest,
-                bytes=len(content),
-                created_at=datetime.now(UTC),
-            )
+        row = KeyframeRow(
+            key=key,
+            kind="weights",
+            digest=digest,
+            bytes=len(content),
+            created_at=datetime.now(UTC),
         )
+        session.add(row)
+        journal.record(session, journal.KEYFRAME, [row], at=row.created_at)
     return ledger.store.path(digest)
 
 

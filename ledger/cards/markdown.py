@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from ledger.wording import visible
+
 MOST = 1000
 """Rows of a table; a page with more is hardly shown, and never read."""
 
@@ -22,8 +24,7 @@ def escaped(text: str) -> str:
     escape sequence in letters; what is very long is cut.
     """
     cut = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return _SIGNS.sub(lambda sign: f"&#{ord(sign[0])};", "".join(shown))
+    return _SIGNS.sub(lambda sign: f"&#{ord(sign[0])};", visible(cut))
 
 
 def code(text: str) -> str:

@@ -34,6 +34,7 @@ from ledger.sharing.published_content import (
 from patches.canonical import canonical_json, sha256
 from patches.checkpoint import fingerprint_of
 from patches.errors import ManifestError
+from patches.strict_json import strict_json
 
 MANIFEST = "manifest.json"
 EDITS = "edits.jsonl"
@@ -126,8 +127,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     make up, or a turn's content does not give its hash or does not follow the one before.
     """
     try:
-        content = json.loads(data, object_pairs_hook=_without_repeats, parse_constant=_refuse)
-        # Numbers without end and halves of characters can be read, but not hashed or written.
+        content = strict_json(data)
+        # What is nested deeply can be read, but perhaps not written.
         canonical_json(content)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: not readable as JSON ({error})") from error
@@ -135,7 +136,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise ManifestError(f"{where}: not the manifest of a published ledger")
     if content.get("version") != VERSION:
         raise ManifestError(
-            f"{where}: version {content.get('version')!r}, this program reads {VERSION}; "
+            f"{where}: version {content.get('version')!r:.40}, this program reads {VERSION}; "
             "update edit-ledger"
         )
     base = fields(content.get("base"), _BASE, f"{where}: base")
@@ -184,7 +185,7 @@ def _files(value: object, where: str) -> dict[str, dict[str, Any]]:
         blob = _BLOB.fullmatch(name)
         if blob is None and name not in (EDITS, "ledger.json"):
             raise ManifestError(
-                f"{where}: names the file {name!r}, which has no place in a published ledger"
+                f"{where}: names the file {name!r:.200}, which has no place in a published ledger"
             )
         entry = fields(file, {"sha256": TEXT, "bytes": (int,)}, f"{where}: file {name}")
         if not DIGEST.fullmatch(entry["sha256"]) or (blob and blob[2] != entry["sha256"]):
@@ -231,14 +232,3 @@ def _check_files(manifest: Manifest, where: str) -> None:
 def file_entry(content: bytes) -> dict[str, Any]:
     """How the manifest names a file."""
     return {"sha256": sha256(content), "bytes": len(content)}
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two fields of one name would let two readers see two histories."""
-    if len(values := dict(pairs)) < len(pairs):
-        raise ValueError("a field occurs twice")
-    return values
-
-
-def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is no JSON")

@@ -87,7 +87,7 @@ def fields(
             raise ManifestError(f"{where}: lacks {name}")
     for name, found in value.items():
         if name not in allowed:
-            raise ManifestError(f"{where}: has the unknown field {name!r}; update edit-ledger")
+            raise ManifestError(f"{where}: has the unknown field {name!r:.80}; update edit-ledger")
         # type(), since true and false are numbers to isinstance.
         if type(found) not in allowed[name]:
             raise ManifestError(f"{where}: {name} is a {type(found).__name__}")
@@ -98,7 +98,9 @@ def check_content(value: object, where: str) -> None:
     """ManifestError unless `value` is what `chain.turn_content` gives."""
     content = fields(value, _CONTENT, where, _ADDED)
     if content["kind"] not in KINDS:
-        raise ManifestError(f"{where}: of the unknown kind {content['kind']!r}; update edit-ledger")
+        raise ManifestError(
+            f"{where}: of the unknown kind {content['kind']!r:.80}; update edit-ledger"
+        )
     for name in ("patch", "editor_state", "copied_from"):
         if content.get(name) is not None and not DIGEST.fullmatch(content[name]):
             raise ManifestError(f"{where}: {name} is no SHA-256")

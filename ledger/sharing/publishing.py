@@ -6,7 +6,6 @@ no new commit.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from ledger import chain, database, history
+from ledger import chain, database, history, journal
 from ledger.hub import Hub, Remote, RemoteFile, check_repo
 from ledger.models import split_revision
 from ledger.orm import PublicationRow, TurnRow
@@ -29,6 +28,7 @@ from ledger.workspace import MAIN, Ledger
 from patches.checkpoint_writer import PROVENANCE_FILE
 from patches.errors import DatabaseError, HubError
 from patches.folder_swap import building, recover, translated
+from patches.strict_json import read_strict_json
 
 # What may lie in a repository to which nothing was pushed yet.
 _HARMLESS = {".gitattributes", ".gitignore", CARD, "LICENSE", "LICENSE.md", "LICENSE.txt"}
@@ -283,7 +283,7 @@ def _earlier(
         return _Earlier()
     path = hub.download(repo, remote.commit, PROVENANCE_FILE, folder, again=False)
     try:
-        content = json.loads(path.read_bytes())
+        content = read_strict_json(path)
         form, found, number = content.get("form", "model"), content["hash"], content["turn"]
         uri, revision = content["base"]["uri"], content["base"]["revision"]
         files = frozenset(str(name) for name in content["files"])
@@ -365,3 +365,4 @@ def _record(ledger: Ledger, prepared: Prepared, commit: str) -> None:
             content = chain.publication_content(row, turn=prepared.turn.hash)
             row.hash = chain.content_hash(content)
             session.add(row)
+            journal.record(session, journal.PUBLISH, [row], at=row.created_at)

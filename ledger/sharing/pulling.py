@@ -248,10 +248,7 @@ def _fetch(
     blobs = {}
     for done, (name, digest) in enumerate(wanted.items()):
         progress("fetch", done, len(wanted))
-        if ledger.store.problem(digest) is None:
-            path = ledger.store.path(digest)
-        else:
-            path = source.checked(name, digest)
+        path = ledger.store.checked(digest) or source.checked(name, digest)
         changes = _changes(ledger, path, source.where) if name.startswith("patches/") else {}
         content = path.read_bytes()
         if not changes:

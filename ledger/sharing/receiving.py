@@ -8,15 +8,16 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from ledger import chain, database
+from ledger import chain, database, journal
 from ledger.branching import check_room
 from ledger.datasets import Dataset
 from ledger.orm import (
     PULL,
-    RefMoveRow,
+    EvaluationRow,
     RefRow,
     ReplacementRow,
     SkippedRow,
+    Table,
     TurnRow,
     UndoRow,
 )
@@ -24,10 +25,10 @@ from ledger.pruned import is_recorded, use_again
 from ledger.recording import (
     Blob,
     NewEvaluation,
+    add_evaluation,
     blob_row,
     dataset_row,
     insert_edits,
-    record_evaluation,
 )
 from ledger.sharing.manifest import Manifest, PublishedTurn
 from ledger.workspace import Ledger
@@ -69,15 +70,17 @@ def receive(
         )
         ids: dict[str, int] = dict(session.execute(known).all())
         by_number = {turn.number: turn.hash for turn in manifest.turns}
+        added: list[Table] = []
         for turn in new:
-            row = _record(session, ledger, turn, ids.get(turn.content["parent"]), what, now)
+            parent = ids.get(turn.content["parent"])
+            row = _record(session, ledger, turn, parent, what, now, added)
             earlier = {n: ids[h] for n, h in by_number.items() if n < turn.number}
             _relate(session, row.id, turn, earlier)
             ids[turn.hash] = row.id
-            _evaluate(session, row, turn, what)
-        completed = _complete(session, manifest.turns, what)
-        if what.moves:
-            _move(session, ref, ids[manifest.head], now)
+            added += _evaluate(session, row, turn, what)
+        completed = _complete(session, manifest.turns, what, added)
+        head = ids[manifest.head] if what.moves else ref.turn_id
+        _tell(session, ref, head, now, added)
     return completed
 
 
@@ -102,16 +105,18 @@ def _record(
     parent: int | None,
     what: Received,
     now: datetime,
+    added: list[Table],
 ) -> TurnRow:
     content = turn.content
     dataset = None
     if turn.dataset is not None:
-        dataset = dataset_row(session, Dataset(**turn.dataset), now)
+        dataset = dataset_row(session, Dataset(**turn.dataset), now, added)
         if dataset.identity != content["dataset"]:
             raise ManifestError(f"turn {turn.number}: its dataset is not the one that was recorded")
     for kind, digest in (("patch", content["patch"]), ("editor-state", content["editor_state"])):
         if digest is not None and not is_recorded(session, ledger, digest):
-            session.add(blob_row(kind, what.blobs[digest], now))
+            added.append(blob_row(kind, what.blobs[digest], now))
+            session.add(added[-1])
     edits = what.edits.get(turn.number)
     row = TurnRow(
         **{name: content[name] for name in _SAME},
@@ -134,6 +139,7 @@ def _record(
     _check_hash(ledger, row, turn)
     session.add(row)
     session.flush()
+    added.append(row)
     if edits is not None:
         insert_edits(session, row.id, edits)
     return row
@@ -191,11 +197,13 @@ def _relate(session: Session, row: int, turn: PublishedTurn, ids: Mapping[int, i
     )
 
 
-def _evaluate(session: Session, row: TurnRow, turn: PublishedTurn, what: Received) -> None:
+def _evaluate(
+    session: Session, row: TurnRow, turn: PublishedTurn, what: Received
+) -> list[EvaluationRow]:
     """The scores that were recorded with the turn, if its facts are here."""
     scores = turn.evaluation
     if scores is None or turn.number not in what.edits:
-        return
+        return []
     evaluation = NewEvaluation(
         protocol=scores["protocol"],
         seed=scores["seed"],
@@ -207,7 +215,7 @@ def _evaluate(session: Session, row: TurnRow, turn: PublishedTurn, what: Receive
     )
     if len(evaluation.outcomes) != row.edits:
         raise ManifestError(f"turn {turn.number}: not every edit has an outcome")
-    made = record_evaluation(
+    made = add_evaluation(
         session,
         row,
         evaluation,
@@ -217,9 +225,12 @@ def _evaluate(session: Session, row: TurnRow, turn: PublishedTurn, what: Receive
     )
     if made.hash != scores["hash"]:
         raise ManifestError(f"turn {turn.number}: its scores were altered")
+    return [made]
 
 
-def _complete(session: Session, turns: Sequence[PublishedTurn], what: Received) -> int:
+def _complete(
+    session: Session, turns: Sequence[PublishedTurn], what: Received, added: list[Table]
+) -> int:
     """Add the facts of turns that came without them at an earlier time; how many."""
     count = 0
     published = {turn.hash: turn for turn in turns if turn.number in what.edits}
@@ -228,21 +239,19 @@ def _complete(session: Session, turns: Sequence[PublishedTurn], what: Received) 
         if row.withheld.get("edits"):
             insert_edits(session, row.id, what.edits[turn.number])
             row.withheld = _withheld(row, turn, what.edits[turn.number])
-            _evaluate(session, row, turn, what)
+            added += [row, *_evaluate(session, row, turn, what)]
             count += row.edits
     return count
 
 
-def _move(session: Session, ref: RefRow, head: int, now: datetime) -> None:
+def _tell(
+    session: Session, ref: RefRow, head: int | None, now: datetime, added: Sequence[Table]
+) -> None:
+    """Write what came into the journal, and move the branch to `head`."""
     if ref.turn_id == head:
+        if added:
+            journal.record(session, PULL, added, at=now)
         return
-    session.add(
-        RefMoveRow(
-            ref=ref.name,
-            from_turn_id=ref.turn_id,
-            to_turn_id=head,
-            action=PULL,
-            created_at=now,
-        )
-    )
+    move = journal.Move(ref=ref.name, left=ref.turn_id, reached=head)
+    journal.record(session, PULL, added, at=now, move=move)
     session.execute(update(RefRow).where(RefRow.name == ref.name).values(turn_id=head))

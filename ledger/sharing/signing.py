@@ -3,13 +3,13 @@
 A signature covers every file of the repository but the card, which people edit on the Hub.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from patches.errors import ManifestError, SettingError
+from patches.strict_json import read_strict_json
 
 SIGNATURE = "model.sig"
 _UNSIGNED = ("README.md", SIGNATURE)
@@ -46,10 +46,11 @@ def check_signature(folder: Path, signature: Path, key: Path, where: str) -> Non
 def signer(signature: Path) -> str | None:
     """What a signature says of the key it was made with; None if it is none."""
     try:
-        hint: str = json.loads(signature.read_bytes())["verificationMaterial"]["publicKey"]["hint"]
+        content = read_strict_json(signature)
+        hint = content["verificationMaterial"]["publicKey"]["hint"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return hint
+    return hint if isinstance(hint, str) else None
 
 
 def require_signing_library() -> None:

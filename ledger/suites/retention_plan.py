@@ -191,7 +191,7 @@ def _unbuildable(
     }
     digests = sorted(set().union(*needed.values()))
     with_mark = pruned.among(session, digests)
-    gone = {digest for digest in with_mark if not ledger.store.path(digest).exists()}
+    gone = {digest for digest in with_mark if ledger.store.stored(digest) is None}
     return [step for step, used in needed.items() if used & gone]
 
 

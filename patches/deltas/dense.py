@@ -20,6 +20,8 @@ class Dense:
     def __post_init__(self) -> None:
         if self.delta.dim() != 2:
             raise PatchError(f"a dense delta is a matrix, not {tuple(self.delta.shape)}")
+        if not self.delta.is_floating_point():
+            raise PatchError(f"a dense delta holds fractions, not {self.delta.dtype}")
 
     @property
     def shape(self) -> tuple[int, int]:

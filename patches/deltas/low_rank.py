@@ -24,6 +24,10 @@ class LowRank:
                 f"low-rank factors must be (n, d_in) and (n, d_out), "
                 f"not {tuple(self.A.shape)} and {tuple(self.B.shape)}"
             )
+        if not (self.A.is_floating_point() and self.B.is_floating_point()):
+            raise PatchError(
+                f"low-rank factors hold fractions, not {self.A.dtype} and {self.B.dtype}"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

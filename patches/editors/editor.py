@@ -34,6 +34,10 @@ class Facts:
     edits: Sequence[Edit]
     encoded: Sequence[Encoded]
 
+    def told(self, index: int) -> str:
+        """The edit with this index, as an error names it."""
+        return f"edit {index + 1} of the turn, {self.edits[index].prompt!r},"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:

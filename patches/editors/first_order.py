@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from patches import replay
+from patches.editors.finite_rows import Told, check_trace, numbered
 from patches.editors.protection import Keys, protecting
 from patches.errors import EditingError, ModelError
 from patches.modules import Target
@@ -71,22 +72,24 @@ def solve(
     protected: Mapping[str, Sequence[tuple[float, Keys]]],
     *,
     device: torch.device | str,
+    told: Told = numbered,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Solved:
     """Solve one turn; the model is left as it was, to the bit.
 
     protected: by target, keys that are to be left alone, with their weights. progress gets the
-    edits done, of all passes together, scaled to the number of edits. EditingError if a module's
-    numbers are not finite or its system has no stable solution.
+    edits done, of all passes together, scaled to the number of edits. EditingError names the edit,
+    by `told`, and the module where a number is not finite, and the module whose system has no
+    stable solution. A pass after which the loss is not finite is taken back.
     """
-    batches = [
-        pad([encoded[i] for i in rows]).to(device) for rows in by_length(encoded, _TOKENS_PER_BATCH)
-    ]
+    parts = list(by_length(encoded, _TOKENS_PER_BATCH))
+    batches = [pad([encoded[i] for i in rows]).to(device) for rows in parts]
+    order = [i for rows in parts for i in rows]
     runs = _Runs(model, targets, batches)
     report = partial(_scaled, progress, len(encoded), step.passes + 1)
     with _restored(targets) as before:
         seen = runs.traced(partial(report, 0), others=step.prompts > 0)
-        _check_finite(targets, seen)
+        check_trace(seen, [encoded[i] for i in order], order, told)
         solvers = [
             _solver(target, before[target.name], seen, protected, step) for target in targets
         ]
@@ -130,7 +133,12 @@ def _passes(
 
 
 def values(seen: Trace, step: Step) -> dict[str, Tensor]:
-    """V (n, d_out) of every module, float64: what its outputs should change by."""
+    """V (n, d_out) of every module, float64: what its outputs should change by.
+
+    Finite for whatever is finite. A token whose gradients are zero asks for nothing, as does one
+    where the module gives zero; one whose gradients are below 1e-10 together, for less than its
+    share.
+    """
     gradients = {name: g.to(torch.float64) for name, g in seen.gradients.items()}
     home = seen.losses.device
     slope = sum(
@@ -313,13 +321,3 @@ def _weight(target: Target) -> Tensor:
 
 def _outputs(target: Target) -> int:
     return _weight(target).shape[1 if target.transposed else 0]
-
-
-def _check_finite(targets: Sequence[Target], seen: Trace) -> None:
-    for target in targets:
-        parts = (seen.keys[target.name], seen.gradients[target.name])
-        if not all(torch.isfinite(part).all() for part in parts):
-            raise EditingError(
-                f"module {target.name}: activations or gradients are not finite; "
-                "the edited model is broken, or needs --dtype float32"
-            )

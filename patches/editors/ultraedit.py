@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from patches.deltas import Delta, Dense, LowRank
 from patches.editors import statistics
+from patches.editors.finite_rows import Told, check_rows, check_trace, numbered
 from patches.editors.protection import Keys, protecting
 from patches.editors.statistics import Moments, Statistics, Variance
 from patches.errors import EditingError, SettingError
@@ -141,13 +142,17 @@ def capture(
     settings: UltraEditSettings,
     *,
     device: torch.device | str,
+    told: Told = numbered,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> tuple[dict[str, Captured], Statistics, float]:
     """Keys and gradients of every target over the turn, its moments, and the mean loss.
 
     progress is called with the number of edits done. The moments are taken batch by batch, in the
-    order of the published code, which decides their `excess`.
+    order of the published code, which decides their `excess`. EditingError names the edit, by
+    `told`, and the module where an input, a loss or a gradient is not finite.
     """
+    # As `batches` takes them.
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
     modules = {target.name: target.module for target in targets}
     keys: dict[str, list[Tensor]] = {name: [] for name in modules}
     gradients: dict[str, list[Tensor]] = {name: [] for name in modules}
@@ -155,6 +160,8 @@ def capture(
     loss, done = 0.0, 0
     for batch in batches(encoded, settings.batch_size):
         seen = trace(model, modules, batch.to(device), everywhere=settings.tokens == "all")
+        here = order[done : done + len(batch.input_ids)]
+        check_trace(seen, [encoded[i] for i in here], here, told)
         for name in modules:
             keys[name].append(seen.keys[name])
             gradients[name].append(seen.gradients[name])
@@ -172,7 +179,10 @@ def capture(
 
 
 def values(captured: Captured, moments: Moments, settings: UltraEditSettings) -> Tensor:
-    """V = −η ‖ĥ‖² v̂, (n, d_out), float64."""
+    """V = −η ‖ĥ‖² v̂, (n, d_out), float64; finite wherever keys and gradients are.
+
+    A feature that never varies, as one of zeros, is divided by the ε that σ has on top of it.
+    """
     assert settings.learning_rate is not None
     rows = torch.cat((captured.keys.float(), captured.gradients.float()), -1)
     normal = moments.normalise(rows, settings.variance)
@@ -188,6 +198,10 @@ def solve(
 
     protected: keys to be left alone, with their weights, which make C.
     None if the system is not positive definite in float64.
+
+    A row of zeros in K adds nothing to Δ, whatever its V. Denormal keys are numbers like others:
+    the system is float64, where squares of float32 neither overflow nor vanish. Infinities and NaN
+    must have been refused (`patches.editors.finite_rows`).
     """
     exact = keys.to(torch.float64)
     if any(weight for weight, _ in protected):
@@ -246,11 +260,8 @@ def shift(
     changes: dict[str, Change] = {}
     for target in targets:
         seen = captured[target.name]
-        if not torch.isfinite(seen.gradients).all() or not torch.isfinite(seen.keys).all():
-            raise EditingError(
-                f"module {target.name}: activations or gradients are not finite; "
-                "the edited model is broken, or needs --dtype float32"
-            )
+        check_rows("inputs", {target.name: seen.keys}, _row)
+        check_rows("gradients", {target.name: seen.gradients}, _row)
         wanted = values(seen, lifelong[seen.group], settings)
         delta = solve(seen.keys, wanted, settings.ridge, (protected or {}).get(target.name, ()))
         if delta is None:
@@ -267,6 +278,10 @@ def shift(
         )
         changes[target.tensor] = Change(delta=delta, transposed=target.transposed)
     return changes
+
+
+def _row(row: int, rows: int) -> str:
+    return f"target token {row + 1} of {rows}"
 
 
 def check_usable(name: str, delta: Delta, *, zero: str, infinite: str) -> None:

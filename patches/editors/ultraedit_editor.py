@@ -17,6 +17,7 @@ from patches.editors import first_order, statistics, ultraedit
 from patches.editors.contrast import neighbours
 from patches.editors.defaults import Default, default_for, select_modules
 from patches.editors.editor import Facts, Prepared, Request, Result, parse_assignments
+from patches.editors.finite_rows import check_rows
 from patches.editors.first_order import Step
 from patches.editors.neutral import NEUTRAL
 from patches.editors.protection import Keys
@@ -108,6 +109,7 @@ class UltraEditEditor:
         self._carried = carried
         self._targets = targets_for(live.model, live.checkpoint, settings.modules)
         self._modules = {target.name: target.module for target in self._targets}
+        live.check_editable(target.tensor for target in self._targets)
 
     @classmethod
     def prepare(cls, live: LiveModel, tokenizer: Any, request: Request) -> Prepared:  # noqa: ARG003 (Editor's)
@@ -164,6 +166,7 @@ class UltraEditEditor:
             facts.encoded,
             self._settings,
             device=self._live.device,
+            told=facts.told,
             progress=progress,
         )
         protected = self._protected(facts)
@@ -197,6 +200,7 @@ class UltraEditEditor:
             ),
             protected,
             device=self._live.device,
+            told=facts.told,
             progress=progress,
         )
         changes = {}
@@ -259,6 +263,7 @@ class UltraEditEditor:
         if not encoded:
             return
         keys = keys_of(model, self._modules, encoded, self._live.device, everywhere=everywhere)
+        check_rows("inputs", keys, lambda _row, _rows: "a prompt to be left alone")
         for name, rows in keys.items():
             found[name].append((weight, Keys.of(rows)))
 

@@ -15,6 +15,7 @@ from that of the matrix's outputs, G: ∂L/∂Δ = Gᵀ A(x).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from patches import replay
+from patches.editors.finite_rows import Told, numbered
 from patches.errors import EditingError, SettingError
+from patches.finite import is_finite
 from patches.replay import Recorded
 from patches.side_memory import FORMS, Form
 from patches.tokens import IGNORED, Encoded, pad
@@ -139,18 +142,42 @@ class Matrix:
         self.form = form
         self.device = device
 
-    def record(self, encoded: Sequence[Encoded], *, replayable: bool = False) -> list[Recorded]:
+    def record(
+        self,
+        encoded: Sequence[Encoded],
+        *,
+        replayable: bool = False,
+        told: Told = lambda _index: "a prompt that must stay outside",
+    ) -> list[Recorded]:
         """The sequences in their order, in batches of bounded size, in the dtype of training.
 
-        replayable: keep what a replay needs, which takes most of the memory.
+        replayable: keep what a replay needs, which takes most of the memory. told: the sequence
+        with an index, for people. EditingError where what reaches the matrix, or what it gives, is
+        not finite at a token.
         """
-        records = []
+        records: list[Recorded] = []
+        done = 0
         for part in _parts(encoded):
             recorded = replay.record(self.model, self.name, pad(part).to(self.device))
+            self._check_finite(recorded, done, told)
+            done += len(part)
             if not replayable:
                 recorded = replace(recorded, before={})
             records.append(replay.in_dtype(recorded, self.dtype(recorded)))
         return records
+
+    def _check_finite(self, recorded: Recorded, first: int, told: Told) -> None:
+        real = recorded.batch.attention_mask.bool()
+        for what, rows in (("inputs", recorded.inputs), ("outputs", recorded.outputs)):
+            if is_finite(rows):
+                continue
+            broken = ~torch.isfinite(rows).all(-1) & real.to(rows.device)
+            if broken.any():
+                index = first + int(broken.any(-1).nonzero()[0])
+                raise EditingError(
+                    f"module {self.name}: {told(index)} gives {what} that are not finite; the "
+                    "edited model is broken, or needs --dtype float32"
+                )
 
     def dtype(self, recorded: Recorded) -> torch.dtype:
         """What training computes in: on a CPU float32, since 16 bits are slow and coarse there."""
@@ -193,12 +220,15 @@ def train(
     settings: WiseSettings,
     *,
     always: Sequence[Recorded] = (),
+    told: Told = numbered,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Trained:
     """Train Δ at the entries that `mask` (d_out, d_in) marks, on the lessons batch by batch.
 
-    always: prompts that must stay outside whatever the lessons are.
-    Deterministic on one machine. Raises EditingError if a loss becomes NaN or infinite.
+    always: prompts that must stay outside whatever the lessons are. told: a lesson, for people.
+    Deterministic on one machine. Raises EditingError, with the lesson, where a number that reaches
+    the matrix is not finite, and if the loss becomes NaN or infinite. An input of zeros has no part
+    in the gradient.
     """
     values = torch.zeros(int(mask.sum()), device=mask.device)
     losses: list[float] = []
@@ -207,7 +237,7 @@ def train(
     activation = 0.0
     for start in range(0, len(lessons), settings.batch):
         part = lessons[start : start + settings.batch]
-        step = _Batch(matrix, part, mask, settings, always)
+        step = _Batch(matrix, part, mask, settings, always, partial(_later, told, start))
         with (
             torch.enable_grad(),
             without_weight_gradients(matrix.model),
@@ -241,6 +271,7 @@ class _Batch:
         mask: Tensor,
         settings: WiseSettings,
         always: Sequence[Recorded] = (),
+        told: Told = numbered,
     ) -> None:
         self._matrix = matrix
         self._places = mask.reshape(-1).nonzero()[:, 0]
@@ -251,7 +282,8 @@ class _Batch:
         self._owners = [i for i, lesson in enumerate(lessons) for _ in lesson.wanted]
         self._count = len(lessons)
         wanted = [e for lesson in lessons for e in lesson.wanted]
-        self.wanted = matrix.record(wanted, replayable=True)
+        owners = self._owners
+        self.wanted = matrix.record(wanted, replayable=True, told=lambda i: told(owners[i]))
         own = matrix.record([e for lesson in lessons for e in lesson.outside])
         self.outside = [*own, *always]
 
@@ -325,6 +357,11 @@ class _Batch:
         pairs = zip(records, changes, strict=True)
         each = [self._matrix.activations(recorded, change) for recorded, change in pairs]
         return torch.cat(each) if each else torch.zeros(0, device=self._places.device)
+
+
+def _later(told: Told, start: int, index: int) -> str:
+    """The lesson with this index from `start` on."""
+    return told(start + index)
 
 
 def _violated(excess: Tensor) -> Tensor:

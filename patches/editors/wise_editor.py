@@ -80,6 +80,7 @@ class WiseEditor:
         self._pool_records: tuple[list[Recorded], list[Recorded]] | None = None
         self._earlier = list(earlier)
         [self._target] = targets_for(live.model, live.checkpoint, settings.modules)
+        live.check_editable([self._target.tensor])
         self._form = Form.of(settings.form, live.model)
 
     @classmethod
@@ -99,6 +100,8 @@ class WiseEditor:
         count = values.pop("templates", _TEMPLATES)
         if not 0 <= count <= _MOST_TEMPLATES:
             raise SettingError(f"templates must be from 0 to {_MOST_TEMPLATES}, not {count}")
+        [target] = targets_for(live.model, live.checkpoint, modules)
+        live.check_editable([target.tensor])
         # What is written and measured is the base's, so that it is the same for every run.
         with live.at_base():
             contexts = write_contexts(live.model, tokenizer, count, seed=request.seed)
@@ -150,7 +153,13 @@ class WiseEditor:
             pool, held_out = self._pool_of(matrix)
             always = [*pool, *matrix.record(self._drawn_from_earlier(facts))]
             trained = wise.train(
-                matrix, lessons, mask, self._settings, always=always, progress=progress
+                matrix,
+                lessons,
+                mask,
+                self._settings,
+                always=always,
+                told=facts.told,
+                progress=progress,
             )
             between = time.perf_counter()
             delta = self._delta(trained.values, mask)
