@@ -25,7 +25,6 @@ from ledger.orm import BlobRow, KeyframeRow, RefRow
 from ledger.pruned import given_up, restore
 from ledger.sharing.published_source import INCOMING
 from ledger.store import Stored
-from ledger.stores import PatchStore
 from ledger.workspace import Ledger
 
 # A blob lies in the store before its turn is recorded: younger files may belong to a running one.
@@ -149,7 +148,7 @@ def collect_garbage(
         for file in [*unfinished, *unused]:
             Path(file.name).unlink(missing_ok=True)
         _remove_empty(ledger.folder / INCOMING)
-        _remove_strays(ledger.store, strays, oldest)
+        _remove_strays(ledger, sorted(strays), oldest)
         for digest in frames & there.keys():
             ledger.store.remove(digest)
         _remove_given_up(ledger, sorted(going & there.keys()))
@@ -220,12 +219,16 @@ def _mark(session: Session, ledger: Ledger, survey: _Survey, *, prune: bool) -> 
         session.execute(delete(KeyframeRow).where(KeyframeRow.key.in_(keys)))
 
 
-def _remove_strays(store: PatchStore, strays: Iterable[str], oldest: float) -> None:
-    for digest in strays:
-        # Somebody may have put it again meanwhile, for a turn that is about to be recorded.
-        file = store.stored(digest)
-        if file is not None and file.modified <= oldest:
-            store.remove(digest)
+def _remove_strays(ledger: Ledger, strays: Sequence[str], oldest: float) -> None:
+    # Somebody may have put one of them again meanwhile, for a turn that is about to be recorded,
+    # and will look whether it is there once nobody else writes.
+    for some in chunks(strays):
+        with database.writing(ledger.engine) as session:
+            session.connection()
+            for digest in some:
+                file = ledger.store.stored(digest)
+                if file is not None and file.modified <= oldest:
+                    ledger.store.remove(digest)
 
 
 def _remove_given_up(ledger: Ledger, digests: Sequence[str]) -> None:

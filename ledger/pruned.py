@@ -62,9 +62,20 @@ def among(session: Session, digests: Sequence[str]) -> set[str]:
 
 
 def is_recorded(session: Session, ledger: Ledger, digest: str) -> bool:
-    """Whether a file that a new turn uses is known; if it had been given up, it is in use again."""
+    """Whether a file that a new turn uses is known; if it had been given up, it is in use again.
+
+    StoreError if it is not known and not in the store: a stray of long ago may have been removed
+    in the moment between its being put again and this transaction.
+    """
     use_again(session, ledger, [digest])
-    return session.get(BlobRow, digest) is not None
+    if session.get(BlobRow, digest) is not None:
+        return True
+    if ledger.store.stored(digest) is None:
+        raise StoreError(
+            f"{ledger.store.where(digest)}: has been removed meanwhile. Nothing was recorded; run "
+            "the command again"
+        )
+    return False
 
 
 def use_again(session: Session, ledger: Ledger, digests: Sequence[str]) -> None:

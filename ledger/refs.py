@@ -16,7 +16,7 @@ it."""
 HEAD = "HEAD"
 HASH_DIGITS = 7
 """From so many digits on, a text without a letter begins a hash; as short ones it is a number."""
-_STEPS_BACK = re.compile(r"(?P<start>.+)~(?P<count>\d*)", re.DOTALL)
+_STEPS_BACK = re.compile(r"(?P<start>.+)~(?P<count>\d{0,9})", re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{4,64}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-/]{0,199}")
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,12 @@ CROWD: Mapping[str, int] = {
 }
 """What sixteen processes do."""
 
-# What may be said to who comes too late: that there is nothing to do, or nothing yet.
+# What may be said to who comes too late: that there is nothing to do, or nothing yet. A small model
+# takes no more edits after hundreds.
+_REFUSED = re.compile(r"turn (\d+) \(rows (\d+) to .*Nothing of it was recorded")
+_TURN_SIZE = 2
 _TOO_LATE = {
+    "add-edits": ("Nothing of it was recorded",),
     "rollback": ("rolled back already", "no turns yet", "there is no turn"),
     "evaluate": ("no edits", "no turns"),
     "apply": ("no turns",),
@@ -108,12 +113,24 @@ def check(ledger: Ledger, done: Sequence[Done], folder: Path) -> None:
 
 
 def _turns(one: Done) -> list[int]:
+    """The turns that were added, also by a command that could not add all of its facts."""
+    if one.status:
+        number, row = _refused(one)
+        return list(range(number - row // _TURN_SIZE, number))
     return [turn["turn"] for turn in _json(one)["turns"]]
 
 
 def _facts(one: Done) -> list[str]:
-    """The prompts that were to be added."""
-    return [row["prompt"] for row in json.loads(Path(one.words[1]).read_text())]
+    """The prompts that were added."""
+    prompts = [row["prompt"] for row in json.loads(Path(one.words[1]).read_text())]
+    return prompts[: _refused(one)[1]] if one.status else prompts
+
+
+def _refused(one: Done) -> tuple[int, int]:
+    """The turn that was refused, and the first of its rows."""
+    found = _REFUSED.search(one.err)
+    assert found is not None, one
+    return int(found[1]), int(found[2])
 
 
 def _json(one: Done) -> Any:
@@ -147,20 +164,20 @@ def _words(role: str, path: Path, folder: Path, draw: random.Random) -> list[str
             for n in range(draw.randint(1, 4))
         ]
         path.write_text(json.dumps(rows), encoding="utf-8")
-        return [role, str(path), "--turn-size", "2", "--no-evaluate", "--json"]
+        return [role, str(path), "--turn-size", str(_TURN_SIZE), "--no-evaluate", "--json"]
     if role == "rollback":
         return [role, "turn", str(_in_force(draw)), "--json"]
     if role == "apply":
         return [role, "--to", str(folder / "out"), "--json"]
     if role == "read":
         return draw.choice([["log", "--json"], ["status", "--json"], ["search", "Rome", "--json"]])
-    return [role, "--json"]
+    return [role, "--json", *(["--prune"] if role == "gc" else [])]
 
 
 def _in_force(draw: random.Random) -> int:
     """A turn that may be undone; 1 if there is none."""
     told = _call("read", ["log", "--json"])
-    turns = [t for t in json.loads(told.out) if t["state"] == "in force"]
+    turns = [t for t in json.loads(told.out) if t["state"] == "in_force"]
     return int(draw.choice(turns)["turn"]) if turns else 1
 
 

@@ -10,11 +10,13 @@ import pytest
 
 from ledger.cleaning import collect_garbage
 from ledger.editing import AddEdits, add_edits
+from ledger.recording import record_turn
 from ledger.rolling_back import rollback_turn
 from ledger.verifying import verify
 from ledger.workspace import Ledger
-from patches.errors import EditingError
-from tests.ledgers import add, blobs, facts, files, new_ledger, write_facts
+from patches.errors import EditingError, StoreError
+from tests import plain_ledgers
+from tests.ledgers import add, blobs, contents, facts, files, new_ledger, write_facts
 
 DAY = 24 * 3600
 
@@ -129,3 +131,22 @@ def test_what_a_failed_turn_left_is_garbage(ledger: Ledger, source: str) -> None
     removed = collect_garbage(ledger, grace=-1).files
     assert {Path(name).stem for name in removed} == left
     assert verify(ledger).problems == []
+
+
+def test_a_patch_that_was_removed_just_before_its_turn_is_recorded_stops_that_turn(
+    tmp_path: Path,
+) -> None:
+    with plain_ledgers.new_ledger(
+        tmp_path / "plain", plain_ledgers.build(tmp_path / "model")
+    ) as ledger:
+        plain_ledgers.add_several(ledger, 1)
+        new = plain_ledgers.new_turn(
+            ledger, {plain_ledgers.FIRST: plain_ledgers.change(plain_ledgers.FIRST, "dense", 5)}
+        )
+        assert new.patch is not None
+        make_old(ledger.store.path(new.patch.digest))
+        assert len(collect_garbage(ledger).files) == 1
+        before = contents(ledger)
+        with pytest.raises(StoreError, match=r"has been removed meanwhile.*run the command again"):
+            record_turn(ledger, new)
+        assert contents(ledger) == before
