@@ -144,7 +144,7 @@ class Stage:
         command = self._command(scene, folder)
         ended = command.run(fault)
         assert ended.status in (0, 1), ended.said
-        assert "Traceback" not in ended.said
+        assert "Traceback" not in ended.said, ended.said
         errors = sum(line.startswith("error: ") for line in ended.said.splitlines())
         assert errors == ended.status, ended.said
         self._check(scene, folder, before, ended.said)

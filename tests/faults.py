@@ -166,12 +166,13 @@ class _Points:
         beyond = len(self.passed) - self._fault.at
         if not self._fault.at or beyond < 0:
             return
-        if self._fault.clock:
+        if self._fault.error is not None:
+            if beyond < self._fault.times and path is not None:
+                raise OSError(self._fault.error, os.strerror(self._fault.error), path)
+        elif beyond == 0 and self._fault.clock:
             _set_back(self._fault.clock)
-        elif self._fault.error is None and beyond == 0:
+        elif beyond == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        elif self._fault.error is not None and beyond < self._fault.times and path is not None:
-            raise OSError(self._fault.error, os.strerror(self._fault.error), path)
 
 
 def _around_fsync(at: Callable[..., None]) -> None:
