@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ledger.applying import Applied, apply_to_folder, apply_to_model
+    from ledger.attesting import Attestation, attest, read_attestation, write_attestation
     from ledger.bisecting import Bisected, bisect
     from ledger.bisecting_script import BisectedByScript, bisect_script
     from ledger.blaming import Blame, Blamed, Held, blame, blame_all
     from ledger.blaming_answers import Answered, Answers, ask_around
+    from ledger.branch_lock import working_on
     from ledger.branching import (
         Move,
         Ref,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from ledger.loading import load_patched
     from ledger.merge_plan import MergeBranch, plan_merge
     from ledger.merging import Merged, merge_shards
+    from ledger.moving_database import CopiedDatabase, copy_database
     from ledger.picking import Picked, cherry_pick
     from ledger.replaying import Replay, Replayed, replay
     from ledger.reporting import Status, TurnDetails, log, show, status
@@ -59,16 +62,20 @@ if TYPE_CHECKING:
     from ledger.tree import Node, graph
     from ledger.verifying import Problem, Verified, verify
     from ledger.verifying_checkpoint import verify_checkpoint
+    from ledger.verifying_since import Remembered, Since, remembered
+    from ledger.waiting import Waiting
     from ledger.workspace import Ledger, open_ledger
     from patches.errors import EditLedgerError
     from patches.merging import Merge
 
 _HOMES = {
     "ledger.applying": ("Applied", "apply_to_folder", "apply_to_model"),
+    "ledger.attesting": ("Attestation", "attest", "read_attestation", "write_attestation"),
     "ledger.bisecting": ("Bisected", "bisect"),
     "ledger.bisecting_script": ("BisectedByScript", "bisect_script"),
     "ledger.blaming": ("Blame", "Blamed", "Held", "blame", "blame_all"),
     "ledger.blaming_answers": ("Answered", "Answers", "ask_around"),
+    "ledger.branch_lock": ("working_on",),
     "ledger.cleaning": ("Garbage", "collect_garbage"),
     "ledger.diffing": ("Diff", "diff"),
     "ledger.branching": (
@@ -87,6 +94,7 @@ _HOMES = {
     "ledger.loading": ("load_patched",),
     "ledger.merge_plan": ("MergeBranch", "plan_merge"),
     "ledger.merging": ("Merged", "merge_shards"),
+    "ledger.moving_database": ("CopiedDatabase", "copy_database"),
     "ledger.sharing.publishing": ("Pushed", "push"),
     "ledger.searching": ("Found", "Hit", "search"),
     "ledger.sharing.pulling": ("Pulled", "clone", "pull"),
@@ -100,6 +108,8 @@ _HOMES = {
     "ledger.tree": ("Node", "graph"),
     "ledger.verifying": ("Problem", "Verified", "verify"),
     "ledger.verifying_checkpoint": ("verify_checkpoint",),
+    "ledger.verifying_since": ("Remembered", "Since", "remembered"),
+    "ledger.waiting": ("Waiting",),
     "ledger.workspace": ("Ledger", "open_ledger"),
     "patches.errors": ("EditLedgerError",),
     "patches.merging": ("Merge",),
@@ -112,10 +122,12 @@ __all__ = [
     "Answered",
     "Answers",
     "Applied",
+    "Attestation",
     "Bisected",
     "BisectedByScript",
     "Blame",
     "Blamed",
+    "CopiedDatabase",
     "Diff",
     "EditLedgerError",
     "Evaluated",
@@ -141,20 +153,24 @@ __all__ = [
     "Push",
     "Pushed",
     "Ref",
+    "Remembered",
     "Replay",
     "Replayed",
     "RolledBack",
     "Routed",
     "Run",
+    "Since",
     "Squashed",
     "Status",
     "TurnDetails",
     "Verified",
+    "Waiting",
     "Wanted",
     "add_edits",
     "apply_to_folder",
     "apply_to_model",
     "ask_around",
+    "attest",
     "bisect",
     "bisect_script",
     "blame",
@@ -162,6 +178,7 @@ __all__ = [
     "cherry_pick",
     "clone",
     "collect_garbage",
+    "copy_database",
     "create_branch",
     "create_tag",
     "delete_branch",
@@ -184,7 +201,9 @@ __all__ = [
     "plan_merge",
     "pull",
     "push",
+    "read_attestation",
     "reflog",
+    "remembered",
     "replay",
     "rollback_to",
     "rollback_turn",
@@ -196,6 +215,8 @@ __all__ = [
     "switch",
     "verify",
     "verify_checkpoint",
+    "working_on",
+    "write_attestation",
 ]
 
 
