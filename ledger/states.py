@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from ledger.workspace import Ledger
 from patches.application import base_tensor, patched, total_change
 from patches.canonical import sha256
 from patches.dtypes import tensor_bytes
-from patches.errors import HistoryError
+from patches.errors import HistoryError, PatchError
 from patches.finite import check_weight
 from patches.live import LiveModel
 from patches.patch import PatchFile
@@ -87,9 +88,8 @@ def _weights(
         "weights", ledger.base.fingerprint, (step.patch_digest or "" for step in used)
     )
     found = None if whole else keyframes.find(ledger, "weights", keys)
-    count = 0 if found is None else found.count
-    rest = used[count:]
-    opened = [] if found is None else [PatchFile(found.path)]
+    opened = [] if found is None else _held(found.path)
+    rest = used[found.count if found is not None and opened else 0 :]
     opened += [patch for step in rest if (patch := open_patch(ledger, step)).changes]
     shapes = {name: info.shape for patch in opened for name, info in patch.changes.items()}
     size = keyframes.frame_bytes(shapes.values())
@@ -101,7 +101,16 @@ def _weights(
         return opened
     ledger.check_base_tensors(sorted(shapes))
     digest = keyframes.keep_weights(ledger, keys[-1], keyframes.summed(opened))
-    return opened if digest is None else [PatchFile(ledger.store.path(digest))]
+    return (digest and _held(ledger.store.path(digest))) or opened
+
+
+def _held(path: Path) -> list[PatchFile]:
+    """The keyframe in a file; nothing if garbage collection has just removed it, as it may while
+    the keyframe is in use."""
+    try:
+        return [PatchFile(path, held=True)]
+    except PatchError:
+        return []
 
 
 class _Mains:

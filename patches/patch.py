@@ -17,6 +17,7 @@ same make with format "edit-ledger-state".
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -115,9 +116,11 @@ class PatchFile:
     changes: what it adds to weights. memories: what it puts beside weights.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, held: bool = False) -> None:
+        """held: keep the file open, for one that may be removed while it is in use."""
         self.path = path
         file = _read_file(path, PATCH_FORMAT)
+        self._held = _open(path) if held else None
         metadata = file.metadata
         try:
             self.header = PatchHeader(
@@ -150,7 +153,7 @@ class PatchFile:
                 f"this program knows {', '.join(KINDS)}. A newer edit-ledger may have written it"
             )
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with nullcontext(self._held) if self._held else _open(self.path) as file:
                 names = [name for name in file.keys() if name.rpartition("/")[0] == tensor]  # noqa: SIM118 (no mapping)
                 parts = {name.rpartition("/")[2]: file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
@@ -188,6 +191,14 @@ class PatchFile:
             routing=info.routing,
             main=main,
         )
+
+
+def _open(path: Path) -> Any:
+    """The tensors of a file, as the library reads them; PatchError if it cannot be read."""
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise PatchError(f"{path}: cannot be read ({error})") from error
 
 
 def describe(change: Change) -> ChangeInfo:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import delete, select, text
 
 from ledger import database, keyframes
+from ledger.applying import choose_state
 from ledger.branching import create_tag, delete_tag
 from ledger.cleaning import collect_garbage
 from ledger.orm import KeyframeRow
@@ -19,6 +20,8 @@ from ledger.squashing import squash
 from ledger.store import Store
 from ledger.verifying import verify
 from ledger.workspace import Ledger
+from patches.application import patched_bytes
+from patches.canonical import sha256
 from tests.ledgers import add as add_edits
 from tests.ledgers import facts, write_facts
 from tests.ledgers import new_ledger as model_ledger
@@ -217,6 +220,20 @@ def test_gc_removes_those_that_no_head_goes_through_and_keeps_the_others(
     assert verify(ledger).problems == []
     rollback_turn(ledger, 17)
     assert state(ledger) == expected(ledger, model, *range(1, 17))
+
+
+def test_a_state_that_is_in_use_stays_whole_while_its_keyframe_is_removed(
+    ledger: Ledger, model: Path
+) -> None:
+    add_several(ledger, 16)
+    state(ledger)
+    chosen = choose_state(ledger, None)
+    assert len(chosen.state.patches) < AT_MOST
+    builders = patched_bytes(ledger.checkpoint, chosen.state.patches)
+    for digest in frames(ledger):
+        ledger.store.remove(digest)
+    found = {name: sha256(build()) for name, build in builders.items()}
+    assert found == expected(ledger, model, *range(1, 17))
 
 
 def test_gc_keeps_what_a_tag_or_another_branch_goes_through(ledger: Ledger) -> None:
