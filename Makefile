@@ -9,10 +9,10 @@ LEDGER_TEST_MODEL ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install model demo test test-long lint hub bench clean
+.PHONY: help install model demo test test-long lint hub bench bench-compare clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## .venv with the `ledger` command and the tools for development
 
@@ -50,6 +50,15 @@ hub: install ## a Hub on this machine, to try push and pull with; it forgets all
 
 bench: model ## measure speed and size, printed as a table
 	$(BIN)/python -m tests.benchmarks
+
+REFERENCE ?=
+WISE_REFERENCE ?=
+DATA ?= ledger/facts/world.json
+
+bench-compare: model ## measure beside checkouts of the published code: REFERENCE=path [DATA=file]
+	$(BIN)/python -m tests.benchmarks.compare --data $(DATA) \
+	  $(if $(REFERENCE),--reference $(REFERENCE)) \
+	  $(if $(WISE_REFERENCE),--wise-reference $(WISE_REFERENCE))
 
 clean: ## remove caches and build products; .venv and the model stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

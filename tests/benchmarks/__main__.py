@@ -13,15 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from ledger.models import quieten
 from tests.benchmarks import editing, history, machine, recording, scale, states, wise
 from tests.benchmarks.measurement import Measurement
+from tests.benchmarks.table import print_table
 
 _NAMES = ("editing", "wise", "recording", "history", "scale")
-_WIDTH = 150
 
 
 def _measure(name: str, model: Path, scratch: Path) -> list[Measurement]:
@@ -37,30 +34,6 @@ def _measure(name: str, model: Path, scratch: Path) -> list[Measurement]:
         return wise.measure(model)
     edited, folder = editing.measure(model, scratch)
     return [*edited, *states.measure(model, folder, scratch)]
-
-
-def _print_table(figures: list[Measurement]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
-    for name, value in machine.describe().items():
-        console.print(f"{name:<13}{value}", markup=False)
-    table = Table("what", box=None, pad_edge=False)
-    table.add_column("measured", justify="right")
-    table.add_column("beside it", justify="right")
-    table.add_column("ratio", justify="right")
-    table.add_column("which is")
-    for figure in figures:
-        table.add_row(
-            figure.what,
-            _number(figure.value, figure.unit),
-            "" if figure.other is None else _number(figure.other, figure.unit),
-            "" if figure.ratio is None else f"{figure.ratio:.2f}",
-            figure.beside + ("" if figure.limit is None else f" (at least {figure.limit:.2f})"),
-        )
-    console.print(table)
-
-
-def _number(value: float, unit: str) -> str:
-    return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         content = {"machine": machine.describe(), "figures": [f.to_json() for f in figures]}
         print(json.dumps(content, indent=2, ensure_ascii=False))
     else:
-        _print_table(figures)
+        print_table(figures)
     return 0 if all(figure.kept for figure in figures) else 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 class Measurement:
     """value, other: in `unit`. ratio: value / other as far as there is another.
 
-    limit: what the ratio must not be under; None: no promise is made.
+    limit: what the ratio must not be under; ceiling: what it must not be over; None: no promise.
     """
 
     what: str
@@ -20,6 +20,7 @@ class Measurement:
     beside: str = ""
     other: float | None = None
     limit: float | None = None
+    ceiling: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -28,7 +29,11 @@ class Measurement:
     @property
     def kept(self) -> bool:
         """Whether the promise is kept."""
-        return self.limit is None or (self.ratio is not None and self.ratio >= self.limit)
+        if self.ratio is None:
+            return self.limit is None and self.ceiling is None
+        return (self.limit is None or self.ratio >= self.limit) and (
+            self.ceiling is None or self.ratio <= self.ceiling
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -39,6 +44,7 @@ class Measurement:
             "other": self.other,
             "ratio": self.ratio,
             "limit": self.limit,
+            "ceiling": self.ceiling,
         }
 
 
