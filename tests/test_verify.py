@@ -295,3 +295,14 @@ def test_a_value_that_is_not_even_json_is_found_and_no_crash(ledger: Ledger) -> 
     with database.writing(ledger.engine) as session:
         session.execute(text(notes), {"notes": before})
     assert "database: a value in it is no JSON" in problems
+
+
+def test_figures_that_became_another_nothing_are_found(ledger: Ledger) -> None:
+    # A rollback has none.
+    statement = text("UPDATE turns SET figures = :figures WHERE kind = 'rollback'")
+    with database.writing(ledger.engine) as session:
+        session.execute(statement, {"figures": "null"})
+    problems = found(ledger)
+    with database.writing(ledger.engine) as session:
+        session.execute(statement, {"figures": "{}"})
+    assert "was altered" in problems
