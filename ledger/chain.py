@@ -12,6 +12,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from struct import Struct
 from typing import Any
 
 from ledger.orm import (
@@ -27,23 +28,29 @@ from ledger.orm import (
     TrialRow,
     TurnRow,
 )
-from patches.canonical import canonical_json, canonical_row, sha256
+from patches.canonical import canonical_json, quoted, sha256
 from patches.edit import Edit
+
+_SIGNED = Struct("<q").unpack
 
 
 def edit_digest(edit: Edit, row: int | None, probes: str) -> str:
     """SHA-256 of an edit and the dataset row it came from. probes: its probes as stored."""
-    values = (row, edit.prompt, edit.target, edit.subject, edit.old_target, probes)
+    subject, old = edit.subject, edit.old_target
+    # Canonical JSON, in half the time: every edit that is recorded or verified comes through here.
+    text = (
+        f"[{'null' if row is None else row},{quoted(edit.prompt)},{quoted(edit.target)},"
+        f"{'null' if subject is None else quoted(subject)},"
+        f"{'null' if old is None else quoted(old)},{quoted(probes)}"
+    )
     # Schemas before 0004 did not have relations; their digests hold.
-    return sha256(canonical_row(values if edit.relation is None else (*values, edit.relation)))
+    more = "]" if edit.relation is None else f",{quoted(edit.relation)}]"
+    return sha256((text + more).encode())
 
 
 def edits_digest(digests: Iterable[str]) -> str:
     """SHA-256 over the digests of a turn's edits, in order."""
-    running = hashlib.sha256()
-    for digest in digests:
-        running.update(digest.encode())
-    return running.hexdigest()
+    return sha256("".join(digests).encode())
 
 
 def prompt_key(prompt: str) -> int:
@@ -53,24 +60,33 @@ def prompt_key(prompt: str) -> int:
 
 def subject_key(subject: str | None) -> int | None:
     """The same of a subject; None if there is none."""
-    return _key(text) if (text := _normal(subject or "")) else None
+    return subject_keys(subject, None)[0]
 
 
 def fact_key(subject: str | None, relation: str | None) -> int | None:
     """The same of a subject and what of it is told; None unless both are known."""
-    parts = [_normal(subject or ""), _normal(relation or "")]
-    return _key("\0".join(parts)) if all(parts) else None
+    return subject_keys(subject, relation)[1] if relation else None
+
+
+def subject_keys(subject: str | None, relation: str | None) -> tuple[int | None, int | None]:
+    """`subject_key` and `fact_key`, with the subject normalised once."""
+    if not subject or not (name := _normal(subject)):
+        return None, None
+    told = _normal(relation) if relation else ""
+    return _key(name), _key(f"{name}\0{told}") if told else None
 
 
 def _normal(text: str) -> str:
+    # Nearly every text is so already, and looking takes less than splitting it.
+    if "  " not in text and text.isascii() and text.isprintable():
+        return text.strip(" ")
     normal = text if text.isascii() else unicodedata.normalize("NFC", text)
     return " ".join(normal.split())
 
 
 def _key(text: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
-    )
+    key: int = _SIGNED(hashlib.blake2b(text.encode(), digest_size=8).digest())[0]
+    return key
 
 
 def dataset_identity(dataset: DatasetRow) -> str:

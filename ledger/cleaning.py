@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from ledger import database, history, journal
 from ledger.history import Lines, Step, chunks
 from ledger.needed import Unneeded, heads, unneeded
-from ledger.orm import BlobRow, KeyframeRow, RefRow
+from ledger.orm import BlobRow, KeyframeRow
 from ledger.pruned import given_up, restore
 from ledger.sharing.published_source import INCOMING
 from ledger.store import Stored
@@ -117,9 +117,7 @@ def collect_garbage(
         survey = _survey(session, ledger, damaged, left_before)
     if not dry_run and (prune or survey.marked or survey.stale):
         with database.writing(ledger.engine) as session:
-            # Whoever records a turn waits here, or has recorded it before the look around.
-            branches = select(RefRow.name).where(RefRow.kind == "branch").order_by(RefRow.name)
-            session.execute(branches.with_for_update()).all()
+            # Whoever records a turn waits, or has recorded it before this look around.
             survey = _survey(session, ledger, damaged, left_before)
             _mark(session, ledger, survey, prune=prune)
     going = survey.going(prune=prune)

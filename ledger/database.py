@@ -7,9 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, insert, inspect, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    literal_column,
+    text,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -290,32 +301,43 @@ def environment_url() -> str | None:
 
 
 def bulk_insert(session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert many plain rows, which all have the same columns.
+    """Insert many plain rows, which all have the same columns."""
+    if rows:
+        names = tuple(rows[0])
+        # Every table has several columns, so that the getter gives tuples.
+        insert_rows(session, table, names, list(map(itemgetter(*names), rows)))
+
+
+def insert_rows(
+    session: Session,
+    table: type[Table],
+    names: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    *,
+    same: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Insert many rows of the columns `names`. same: columns that have one number in all of them.
 
     The statement and the conversion of values are the database library's; the rows go to the
     driver directly, which is several times faster than through the unit of work.
     """
-    if not rows:
-        return
     columns = Table.metadata.tables[table.__tablename__].columns
-    names = list(rows[0])
     connection = session.connection()
     dialect = connection.dialect
-    statement = insert(table).values({name: bindparam(name) for name in names})
-    compiled = statement.compile(dialect=dialect)
-    convert = {
-        name: convert
-        for name in names
-        if (convert := columns[name].type.dialect_impl(dialect).bind_processor(dialect))
-    }
-    if convert:
+    values: dict[str, Any] = {name: bindparam(name) for name in names}
+    values |= {name: literal_column(str(number)) for name, number in same.items()}
+    compiled = insert(table).values(values).compile(dialect=dialect)
+    types = [columns[name].type.dialect_impl(dialect) for name in names]
+    converters = [one.bind_processor(dialect) for one in types]
+    if any(converters):
         rows = [
-            {name: convert[name](v) if name in convert else v for name, v in row.items()}
-            for row in rows
+            tuple(c(v) if c else v for c, v in zip(converters, row, strict=True)) for row in rows
         ]
     order = compiled.positiontup
     if order is None:
-        connection.exec_driver_sql(str(compiled), rows)
-    else:
-        # Every table has several columns, so that the getter gives tuples.
-        connection.exec_driver_sql(str(compiled), list(map(itemgetter(*order), rows)))
+        named = [dict(zip(names, row, strict=True)) for row in rows]
+        connection.exec_driver_sql(str(compiled), named)
+        return
+    if list(names) != order:
+        rows = list(map(itemgetter(*map(list(names).index, order)), rows))
+    connection.exec_driver_sql(str(compiled), rows)

@@ -6,13 +6,13 @@ Blobs are in the store before; killed at any instant, the ledger is as before or
 import getpass
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from ledger import chain, database, full_text, journal
+from ledger import chain, database, journal
 from ledger.datasets import Dataset
+from ledger.edit_values import EditValues, digests, edit_values, insert_edits
 from ledger.history import chunks
 from ledger.new_turn import Blob, NewEvaluation, NewTurn, RecordedEdit
 from ledger.orm import (
@@ -41,8 +41,6 @@ __all__ = [
     "author",
     "blob_row",
     "dataset_row",
-    "edit_values",
-    "insert_edits",
     "record_evaluation",
     "record_turn",
     "record_turns",
@@ -67,7 +65,7 @@ def record_turns(ledger: Ledger, news: Sequence[NewTurn]) -> list[int]:
         return []
     with database.writing(ledger.engine) as session:
         first = news[0].parent
-        ref = _lock_branch(session, ledger.branch, first)
+        ref = _branch_at(session, ledger.branch, first)
         for new in news:
             use_again(session, ledger, new.needs)
         parent = None if first is None else session.get_one(TurnRow, first)
@@ -121,40 +119,6 @@ def _record(
     ]
     _move(session, ref, turn, added)
     return turn
-
-
-def edit_values(edits: Sequence[RecordedEdit]) -> list[dict[str, Any]]:
-    """The columns of the edits' rows, but for the turn."""
-    rows = []
-    for position, recorded in enumerate(edits):
-        edit = recorded.edit
-        probes = edit.probes_json()
-        rows.append(
-            {
-                "position": position,
-                "row": recorded.row,
-                "prompt": edit.prompt,
-                "target": edit.target,
-                "subject": edit.subject,
-                "old_target": edit.old_target,
-                "probes": probes,
-                "prompt_key": chain.prompt_key(edit.prompt),
-                "digest": chain.edit_digest(edit, recorded.row, probes),
-                "relation": edit.relation,
-                "subject_key": chain.subject_key(edit.subject),
-                "fact_key": chain.fact_key(edit.subject, edit.relation),
-            }
-        )
-    return rows
-
-
-def insert_edits(session: Session, turn_id: int, rows: list[dict[str, Any]]) -> None:
-    """Insert the edits of a turn, all that it has, in bulk."""
-    for row in rows:
-        row["turn_id"] = turn_id
-    database.bulk_insert(session, EditRow, rows)
-    if rows:
-        full_text.add(session, turn_id)
 
 
 def record_evaluation(
@@ -264,9 +228,9 @@ def author() -> str:
         return "unknown"
 
 
-def _lock_branch(session: Session, branch: str, expected: int | None) -> RefRow:
+def _branch_at(session: Session, branch: str, expected: int | None) -> RefRow:
     ref = session.scalars(
-        select(RefRow).where(RefRow.name == branch, RefRow.kind == "branch").with_for_update()
+        select(RefRow).where(RefRow.name == branch, RefRow.kind == "branch")
     ).one_or_none()
     if ref is None:
         raise HistoryError(f"there is no branch {branch}")
@@ -339,7 +303,7 @@ def _turn_row(
     branch: str,
     parent: TurnRow | None,
     dataset: DatasetRow | None,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[EditValues],
     origin: str,
     now: datetime,
 ) -> TurnRow:
@@ -358,7 +322,7 @@ def _turn_row(
         first_row=min(numbers, default=None),
         last_row=max(numbers, default=None),
         edits=len(rows),
-        edits_digest=chain.edits_digest(row["digest"] for row in rows),
+        edits_digest=chain.edits_digest(digests(rows)),
         skipped=len(new.skipped),
         patch_digest=None if new.patch is None else new.patch.digest,
         editor_state_digest=None if new.editor_state is None else new.editor_state.digest,

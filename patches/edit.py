@@ -1,8 +1,9 @@
 """An edit: one fact that a model should answer differently, with the probes that test it."""
 
 from dataclasses import dataclass, field
-from json.encoder import encode_basestring
 from typing import Any
+
+from patches.canonical import quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +52,15 @@ class Edit:
     def probes_json(self) -> str:
         """Canonical JSON of `probes()`, in a third of the time: every edit is hashed with it."""
         kinds: dict[str, str] = {}
+        if self.locality:
+            kinds["locality"] = f'"locality":[{_pairs(self.locality)}]'
         if self.rephrasings:
-            kinds["rephrasings"] = ",".join([encode_basestring(text) for text in self.rephrasings])
-        for kind, probes in (("locality", self.locality), *self.further.items()):
+            kinds["rephrasings"] = f'"rephrasings":[{",".join(map(quoted, self.rephrasings))}]'
+        for kind, probes in self.further.items():
             if probes:
-                pairs = [(encode_basestring(p.prompt), encode_basestring(p.answer)) for p in probes]
-                kinds[kind] = ",".join([f"[{prompt},{answer}]" for prompt, answer in pairs])
-        parts = [f"{encode_basestring(kind)}:[{kinds[kind]}]" for kind in sorted(kinds)]
+                kinds[kind] = f"{quoted(kind)}:[{_pairs(probes)}]"
+        # The first two are in order.
+        parts = [kinds[kind] for kind in sorted(kinds)] if self.further else kinds.values()
         return f"{{{','.join(parts)}}}"
 
     @classmethod
@@ -87,3 +90,7 @@ class Edit:
             locality=pairs.pop("locality", ()),
             further=pairs,
         )
+
+
+def _pairs(probes: tuple[Probe, ...]) -> str:
+    return ",".join([f"[{quoted(probe.prompt)},{quoted(probe.answer)}]" for probe in probes])

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from ledger.chain import content_hash
 from ledger.datasets import open_dataset, read_rows
+from ledger.edit_values import NAMES
 from ledger.orm import EMPTY
 from ledger.sentences import read_sentences
 from ledger.sharing.manifest import EDITS, MANIFEST, PublishedTurn, parse_manifest
@@ -164,7 +165,8 @@ def _published_edits(path: Path) -> None:
     content = {"number": 1, "edits": _Whatever()}
     turns = [PublishedTurn(hash="", origin="", content={**content, "number": n}) for n in (1, 2, 3)]
     for rows in read_published_edits(path, turns).values():
-        assert all("\0" not in row["prompt"] and row["target"] for row in rows)
+        named = [dict(zip(NAMES, row, strict=True)) for row in rows]
+        assert all("\0" not in str(row["prompt"]) and row["target"] for row in named)
 
 
 def _rows(path: Path) -> None:

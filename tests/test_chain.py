@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import inspect
 
 from ledger import chain
+from ledger.edit_values import NAMES, edit_values
 from ledger.orm import EMPTY, DatasetRow, EvaluationRow, TurnRow
-from ledger.recording import RecordedEdit, edit_values
+from ledger.recording import RecordedEdit
 from ledger.reporting import log
 from ledger.rolling_back import rollback_to
 from patches.canonical import canonical_json, sha256
@@ -94,8 +96,13 @@ def test_the_json_that_a_turn_is_hashed_as_has_not_changed() -> None:
     )
 
 
+def named(edits: list[RecordedEdit]) -> list[dict[str, Any]]:
+    """The columns of the edits' rows by their names."""
+    return [dict(zip(NAMES, row, strict=True)) for row in edit_values(edits)]
+
+
 def test_the_digest_of_an_edit_has_not_changed() -> None:
-    [values] = edit_values([RecordedEdit(edit=EDIT, row=5)])
+    [values] = named([RecordedEdit(edit=EDIT, row=5)])
     assert values["probes"] == (
         '{"locality":[["It is","☃"]],"personas":[["You are a poet","1984"]],'
         '"rephrasings":["He said: \\"the capital\\"\\n\\t"]}'
@@ -108,7 +115,7 @@ def test_the_digest_of_an_edit_has_not_changed() -> None:
 
 
 def test_a_relation_comes_last_in_what_an_edit_is_hashed_as() -> None:
-    [values] = edit_values([RecordedEdit(edit=replace(EDIT, relation="P36"), row=5)])
+    [values] = named([RecordedEdit(edit=replace(EDIT, relation="P36"), row=5)])
     assert values["digest"] == sha256(
         canonical_json([5, EDIT.prompt, "Rome", "Crémieu", None, values["probes"], "P36"])
     )
@@ -199,9 +206,9 @@ def test_every_column_of_a_turn_has_a_part_in_its_hash() -> None:
 )
 def test_every_part_of_an_edit_has_a_part_in_its_digest(changes: dict[str, object]) -> None:
     edits = [RecordedEdit(edit=EDIT, row=5), RecordedEdit(edit=replace(EDIT, **changes), row=5)]  # type: ignore[arg-type]  # by name
-    before, after = edit_values(edits)
+    before, after = named(edits)
     assert before["digest"] != after["digest"]
-    [elsewhere] = edit_values([RecordedEdit(edit=EDIT, row=6)])
+    [elsewhere] = named([RecordedEdit(edit=EDIT, row=6)])
     assert elsewhere["digest"] != before["digest"]
 
 

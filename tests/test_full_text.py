@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from ledger import full_text
 from ledger.database import create_schema, drop_schema, reading, writing
+from ledger.edit_values import edit_values, insert_edits
 from ledger.orm import EditRow, TurnRow
-from ledger.recording import RecordedEdit, edit_values, insert_edits
+from ledger.recording import RecordedEdit
 from patches.edit import Edit
 from patches.errors import SettingError
 from tests import sample_history
@@ -45,8 +46,8 @@ def _insert(session: Session, edits: Sequence[Edit], first: int) -> None:
     session.add(turn)
     session.flush()
     rows = edit_values([RecordedEdit(edit=edit, row=None) for edit in edits])
-    for place, row in enumerate(rows, start=first):
-        row["position"] = place
+    # The position comes first.
+    rows = [(place, *row[1:]) for place, row in enumerate(rows, start=first)]
     insert_edits(session, turn.id, rows)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from ledger import chain
 from ledger.canonical_row import LONGEST_ROW
-from ledger.recording import RecordedEdit, edit_values
+from ledger.edit_values import EditValues, digests, edit_values
+from ledger.recording import RecordedEdit
 from ledger.sharing.manifest import PublishedTurn
 from patches.edit import Edit
 from patches.errors import ManifestError
@@ -25,9 +26,7 @@ _TEXTS = {
 }
 
 
-def read_published_edits(
-    path: Path, turns: Sequence[PublishedTurn]
-) -> dict[int, list[dict[str, Any]]]:
+def read_published_edits(path: Path, turns: Sequence[PublishedTurn]) -> dict[int, list[EditValues]]:
     """Turn number → the columns of its edits, for every turn whose facts are published.
 
     ManifestError, with the line, if one is malformed, or the facts of a turn are not those that
@@ -45,7 +44,7 @@ def read_published_edits(
     values = {turn: edit_values(edits) for turn, edits in found.items()}
     recorded = {turn.number: turn.content["edits"] for turn in turns}
     for turn, rows in values.items():
-        digest = chain.edits_digest(row["digest"] for row in rows)
+        digest = chain.edits_digest(digests(rows))
         if [len(rows), digest] != recorded.get(turn):
             raise ManifestError(
                 f"{path.name}: its edits of turn {turn} are not those that were recorded"

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger import database
+from ledger.edit_values import EditValues
 from ledger.history import active_turns
 from ledger.hub import check_repo
 from ledger.initialising import init
@@ -279,7 +280,7 @@ def _changes(ledger: Ledger, path: Path, where: str) -> dict[str, Any]:
     return {name: info.to_json() for name, info in described.items()}
 
 
-def _edits(source: PublishedSource, manifest: Manifest) -> dict[int, list[dict[str, Any]]]:
+def _edits(source: PublishedSource, manifest: Manifest) -> dict[int, list[EditValues]]:
     if EDITS not in manifest.files:
         return {}
     path = source.checked(EDITS, str(manifest.files[EDITS]["sha256"]))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from ledger import chain, database, journal
 from ledger.branching import check_room
 from ledger.datasets import Dataset
+from ledger.edit_values import EditValues, insert_edits
 from ledger.orm import (
     PULL,
     EvaluationRow,
@@ -22,14 +23,7 @@ from ledger.orm import (
     UndoRow,
 )
 from ledger.pruned import is_recorded, use_again
-from ledger.recording import (
-    Blob,
-    NewEvaluation,
-    add_evaluation,
-    blob_row,
-    dataset_row,
-    insert_edits,
-)
+from ledger.recording import Blob, NewEvaluation, add_evaluation, blob_row, dataset_row
 from ledger.sharing.manifest import Manifest, PublishedTurn
 from ledger.workspace import Ledger
 from patches.errors import HistoryError, ManifestError
@@ -44,7 +38,7 @@ class Received:
     """
 
     blobs: Mapping[str, Blob]
-    edits: Mapping[int, list[dict[str, Any]]]
+    edits: Mapping[int, list[EditValues]]
     head: int | None
     moves: bool
 
