@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from ledger.waiting import Waiting
     from ledger.workspace import Ledger, open_ledger
     from patches.errors import EditLedgerError
+    from patches.kept_weights import KeptWeights
     from patches.merging import Merge
 
 _HOMES = {
@@ -112,6 +113,7 @@ _HOMES = {
     "ledger.waiting": ("Waiting",),
     "ledger.workspace": ("Ledger", "open_ledger"),
     "patches.errors": ("EditLedgerError",),
+    "patches.kept_weights": ("KeptWeights",),
     "patches.merging": ("Merge",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -140,6 +142,7 @@ __all__ = [
     "Imported",
     "Initialised",
     "Joined",
+    "KeptWeights",
     "Ledger",
     "Merge",
     "MergeBranch",

@@ -19,6 +19,7 @@ from patches.application import patched_bytes
 from patches.canonical import sha256
 from patches.checkpoint_writer import check_target, write_checkpoint
 from patches.errors import HistoryError
+from patches.kept_weights import KeptWeights
 from patches.live import LiveModel
 from patches.memory_file import MEMORY_FILE, encode_memories
 
@@ -95,7 +96,7 @@ def apply_to_folder(
     digests: dict[str, str] = {}
     notes: list[str] = []
 
-    def checked(name: str, build: Callable[[], bytes]) -> bytes:
+    def checked(name: str, build: Callable[[], memoryview]) -> memoryview:
         content = build()
         digests[name] = sha256(content)
         notes.extend(_check_digest(ledger, name, digests[name], chosen))
@@ -144,7 +145,12 @@ def memory_files(ledger: Ledger, state: State) -> dict[str, bytes]:
 
 
 def apply_to_model(
-    ledger: Ledger, model: "nn.Module", *, at: Rev | None = None, materialise: bool = False
+    ledger: Ledger,
+    model: "nn.Module",
+    *,
+    at: Rev | None = None,
+    materialise: bool = False,
+    kept: KeptWeights | None = None,
 ) -> Applied:
     """Bring a model in memory, on any device, to the state after turn `at` (default: the head).
 
@@ -152,13 +158,18 @@ def apply_to_model(
     other state of this ledger had patched go back to the base. The recorded digests are checked in
     the checkpoint's dtype, whatever the model's. Matrices with side memories are wrapped by
     routers, and are the very modules they were once no memory is in force; materialise: see
-    `LiveModel`.
+    `LiveModel`. kept: weights that states without memories leave in it are taken from there when it
+    has them; one for each model, and between two calls nobody else may change what it holds.
     """
-    chosen = choose_state(ledger, at)
     live = LiveModel(model, ledger.checkpoint, materialise=materialise)
+    if kept is not None and (back := _put_back(ledger, live, at, kept)) is not None:
+        return back
+    chosen = choose_state(ledger, at)
     live.reset(sorted(_ever_changed(ledger) - set(chosen.recorded)))
     live.set_state(chosen.state.patches, chosen.state.memories)
     digests = live.digests()
+    if kept is not None:
+        live.keep(kept, digests)
     notes = [
         note
         for name, digest in digests.items()
@@ -171,6 +182,24 @@ def apply_to_model(
         tensors=digests,
         memories=[memory.turn for memory in chosen.state.memories],
         notes=tuple(notes),
+    )
+
+
+def _put_back(ledger: Ledger, live: LiveModel, at: Rev | None, kept: KeptWeights) -> Applied | None:
+    """`apply_to_model` with kept weights; None, and nothing done, if some are missing."""
+    with database.reading(ledger.engine) as session:
+        turns = history.line(session, ledger.branch, at)
+        recorded = history.tensors_at(session, turns)
+    used = history.patches_in_force(turns)
+    if any(step.has_memory for step in used) or not live.put_back(kept, recorded):
+        return None
+    live.reset(sorted(_ever_changed(ledger) - set(recorded)))
+    return Applied(
+        turn=len(turns),
+        hash=history.state_hash(turns),
+        in_force=[turn.number for turn in history.edits_in_force(turns)],
+        tensors=recorded,
+        memories=[],
     )
 
 

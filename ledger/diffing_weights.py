@@ -1,10 +1,11 @@
 """Two states compared in weights, tensor by tensor; and both asked, in one loaded model."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import torch
 from sqlalchemy import select
 
 from ledger import database, history
@@ -20,10 +21,13 @@ from ledger.workspace import Ledger
 from patches import evaluation
 from patches.application import base_tensor, total_change
 from patches.comparing import Compared, compared
+from patches.deltas import LowRank
 from patches.errors import HistoryError
 from patches.evaluation import Questions
-from patches.patch import tensors_changed
+from patches.patch import PatchFile, tensors_changed
 from patches.tokens import context_length
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,28 +83,70 @@ def weight_changes(
     if not names:
         return WeightChanges(tensors=[], memories=memories)
     used_on = parse_device(device)
-    states = [open_state(ledger, side.steps, side.used).patches for side in (a, b)]
-    transposed = tensors_changed([patch for patches in states for patch in patches])
+    first, second = (open_state(ledger, side.steps, side.used).patches for side in (a, b))
+    transposed = tensors_changed([*first, *second])
     tensors = []
     for done, name in enumerate(names):
         progress("compare", done, len(names))
-        totals = [total_change(patches, name, device=used_on) for patches in states]
-        base = base_tensor(ledger.checkpoint, name)
-        found = compared(base, *totals, transposed=transposed[name])
+        found = _compared(
+            ledger, name, (first, second), transposed=transposed[name], device=used_on
+        )
         tensors.append(TensorChange(tensor=name, compared=found))
     progress("compare", len(names), len(names))
     return WeightChanges(tensors=tensors, memories=memories)
 
 
+def _compared(
+    ledger: Ledger,
+    name: str,
+    states: tuple[Sequence[PatchFile], Sequence[PatchFile]],
+    *,
+    transposed: bool,
+    device: torch.device,
+) -> Compared:
+    """Compare one tensor; nothing of it is held afterwards."""
+    total_a, total_b = (total_change(patches, name, device=device) for patches in states)
+    return compared(
+        base_tensor(ledger.checkpoint, name),
+        total_a,
+        total_b,
+        transposed=transposed,
+        factors=_factors(*states, name),
+    )
+
+
+def _factors(a: Sequence[PatchFile], b: Sequence[PatchFile], name: str) -> LowRank | None:
+    """Δ_b − Δ_a of a tensor as one product, of the patches that only one of the states has; None if
+    one of them, or the product, is not of low rank."""
+    of_a, of_b = ([patch for patch in side if name in patch.changes] for side in (a, b))
+    left = [
+        *((-1, patch) for patch in _beyond(of_a, of_b, lambda patch: patch.path)),
+        *((1, patch) for patch in _beyond(of_b, of_a, lambda patch: patch.path)),
+    ]
+    ranks = [patch.changes[name].rank or 0 for _, patch in left]
+    if not all(ranks) or 2 * sum(ranks) > min((of_a or of_b)[0].changes[name].shape):
+        return None
+    deltas = [(sign, patch.delta(name)) for sign, patch in left]
+    parts = [(sign * d.B.double(), d.A.double()) for sign, d in deltas if isinstance(d, LowRank)]
+    if not parts:
+        return None
+    return LowRank(A=torch.cat([a for _, a in parts]), B=torch.cat([b for b, _ in parts]))
+
+
 def _only(one: Side, other: Side) -> list[Step]:
     """The steps whose patches make up one state and not the other; a copied patch is the same."""
-    known = Counter(step.patch_digest for step in other.used)
+    return _beyond(one.used, other.used, lambda step: step.patch_digest)
+
+
+def _beyond(one: Sequence[T], other: Sequence[T], key: Callable[[T], object]) -> list[T]:
+    """What is in one and, by its key, not in the other, as often as it is."""
+    known = Counter(map(key, other))
     left = []
-    for step in one.used:
-        if known[step.patch_digest]:
-            known[step.patch_digest] -= 1
+    for item in one:
+        if known[key(item)]:
+            known[key(item)] -= 1
         else:
-            left.append(step)
+            left.append(item)
     return left
 
 

@@ -1,13 +1,14 @@
 """A state without its base: as a LoRA adapter in PEFT's form, or as the sums of its deltas."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ledger.adapting import AdapterExport, nothing_to_export, origin_of, state_adapter
 from ledger.applying import Chosen, choose_state, memory_files
@@ -16,11 +17,13 @@ from ledger.models import split_revision
 from ledger.progress import Progress, silent
 from ledger.refs import Rev
 from ledger.workspace import Ledger
-from patches.application import total_change
-from patches.dtypes import tensor_bytes
+from patches.application import summed, total_change
+from patches.dtypes import tensor_view
 from patches.errors import CheckpointError, HistoryError, ModelError, SettingError
+from patches.finite import is_finite
 from patches.folder_swap import building, put_in_place, recover, sync, translated
-from patches.patch import safetensors_head, tensors_changed
+from patches.patch import PatchFile, safetensors_head, tensors_changed
+from patches.row_pieces import row_pieces
 
 __all__ = ["AdapterExport", "Exported", "export", "state_adapter"]
 
@@ -176,14 +179,23 @@ def _write_sums(
     with path.open("wb") as file:
         file.write(head)
         for done, name in enumerate(order, start=1):
-            total = total_change(chosen.state.patches, name)
-            assert total is not None
-            stored = total.T if layout[name] else total
-            rounded = stored.float().reshape(shapes[name])
-            if not torch.isfinite(rounded).all():
-                raise ModelError(f"tensor {name}: its change is too large for float32")
-            file.write(tensor_bytes(rounded))
+            for total in _stored_rows(chosen.state.patches, name, transposed=layout[name]):
+                rounded = total.float()
+                if not is_finite(rounded):
+                    raise ModelError(f"tensor {name}: its change is too large for float32")
+                file.write(tensor_view(rounded))
             progress("write", done, len(order))
+
+
+def _stored_rows(patches: Sequence[PatchFile], name: str, *, transposed: bool) -> Iterator[Tensor]:
+    """Σ Δ of a tensor in the checkpoint's layout, float64, a few rows at a time."""
+    if not transposed:
+        yield from summed(patches, name)
+        return
+    total = total_change(patches, name)
+    assert total is not None
+    turned = total.T
+    yield from (turned[rows] for rows in row_pieces(turned.shape))
 
 
 def _checked_place(ledger: Ledger, out: Path) -> Path:

@@ -12,9 +12,10 @@ A line may have tens of thousands of turns, so its steps hold what these rules n
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session, aliased
 
 from ledger.orm import (
@@ -296,11 +297,17 @@ def _ancestry(session: Session, head: int | None) -> list[tuple[Any, ...]]:
     """The columns of the steps, oldest first, without the ORM: many times faster."""
     if head is None:
         return []
-    path = select(TurnRow.id, TurnRow.parent_id).where(TurnRow.id == head).cte(recursive=True)
+    return [tuple(row) for row in session.execute(_path_to_head(), {"head": head})]
+
+
+# Put together once: that takes longer than to run it on a short line.
+@cache
+def _path_to_head() -> Select[Any]:
+    first = select(TurnRow.id, TurnRow.parent_id).where(TurnRow.id == bindparam("head"))
+    path = first.cte(recursive=True)
     parent = aliased(TurnRow)
     path = path.union_all(select(parent.id, parent.parent_id).where(parent.id == path.c.parent_id))
-    query = _columns().join(path, path.c.id == TurnRow.id).order_by(TurnRow.number)
-    return [tuple(row) for row in session.execute(query)]
+    return _columns().join(path, path.c.id == TurnRow.id).order_by(TurnRow.number)
 
 
 def _columns() -> Select[Any]:

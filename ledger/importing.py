@@ -8,7 +8,7 @@ from typing import Any
 
 from ledger.import_turn import Found, Import, Imported, record_import
 from ledger.models import (
-    empty_model,
+    module_outline,
     names_of,
     resolve_adapter,
     resolve_model,
@@ -159,7 +159,7 @@ def _adapter_changes(
     ledger: Ledger, folder: Path, adapter: Adapter
 ) -> tuple[list[Found], list[str]]:
     """The adapter's deltas by tensor, checked against the model; with notes."""
-    model = empty_model(ledger.checkpoint.folder)
+    model = module_outline(ledger.checkpoint)
     found: list[Found] = []
     idle = 0
     for name, delta in sorted(adapter.modules.items()):
@@ -239,7 +239,7 @@ def _transposed(ledger: Ledger) -> set[str]:
     """The tensors that a model of this kind stores transposed; none where it cannot be built."""
     checkpoint = ledger.checkpoint
     try:
-        model = empty_model(checkpoint.folder)
+        model = module_outline(checkpoint)
         turned = [name for name, one in editable_modules(model).items() if is_conv1d(one)]
         return {target.tensor for target in targets_for(model, checkpoint, turned)}
     except ModelError:

@@ -8,9 +8,15 @@ from collections.abc import Sequence
 
 from ledger.progress import Progress, silent
 from ledger.workspace import Ledger
-from patches.application import base_tensor, patched, patched_bytes, total_change
+from patches.application import (
+    base_tensor,
+    patched,
+    patched_bytes,
+    rebuilt,
+    total_change,
+)
 from patches.canonical import sha256
-from patches.dtypes import tensor_bytes
+from patches.dtypes import tensor_view
 from patches.finite import check_weight
 from patches.patch import PatchFile, tensors_changed
 
@@ -44,6 +50,12 @@ def digests_after(
     digests: list[dict[str, str]] = [{} for _ in added]
     for done, name in enumerate(names, start=1):
         base = base_tensor(ledger.checkpoint, name)
+        if len(added) == 1:
+            weight = rebuilt(base, [*patches, *added], name, transposed=transposed[name])
+            check_weight(name, weight, base=base, turn=added[0].header.turn)
+            digests[0][name] = sha256(tensor_view(weight))
+            progress("rebuild", done, len(names))
+            continue
         total = total_change(patches, name)
         for patch, found in zip(added, digests, strict=True):
             if name not in patch.changes:
@@ -52,6 +64,6 @@ def digests_after(
             assert total is not None
             weight = patched(base, total, transposed=transposed[name], dtype=base.dtype)
             check_weight(name, weight, base=base, turn=patch.header.turn)
-            found[name] = sha256(tensor_bytes(weight))
+            found[name] = sha256(tensor_view(weight))
         progress("rebuild", done, len(names))
     return digests

@@ -1,9 +1,10 @@
 """Names of turns: numbers, branches, tags, ``HEAD``, ``HEAD~2`` and the beginnings of hashes."""
 
 import re
+from functools import cache
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Integer, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from ledger.orm import RefRow, TurnRow
@@ -96,16 +97,23 @@ def _numbered(session: Session, head: int | None, number: int) -> int | None:
         raise HistoryError(no_such_turn(number, last))
     if number == 0:
         return None
-    first: Any = select(TurnRow.id, TurnRow.parent_id, TurnRow.number).where(TurnRow.id == head)
-    path = first.cte(recursive=True)
+    found: int = session.scalars(_path_to_number(), {"head": head, "wanted": number}).one()
+    return found
+
+
+# Put together once: that takes longer than to run it on a short line.
+@cache
+def _path_to_number() -> Select[Any]:
+    first: Any = select(TurnRow.id, TurnRow.parent_id, TurnRow.number)
+    path = first.where(TurnRow.id == bindparam("head")).cte(recursive=True)
     parent = aliased(TurnRow)
+    wanted = bindparam("wanted", type_=Integer)
     path = path.union_all(
         select(parent.id, parent.parent_id, parent.number).where(
-            parent.id == path.c.parent_id, path.c.number > number
+            parent.id == path.c.parent_id, path.c.number > wanted
         )
     )
-    found: int = session.scalars(select(path.c.id).where(path.c.number == number)).one()
-    return found
+    return select(path.c.id).where(path.c.number == wanted)
 
 
 def _hashed(session: Session, branch: str, rev: str) -> int:

@@ -15,7 +15,7 @@ from ledger.progress import Progress, silent
 from ledger.workspace import Ledger
 from patches.application import base_tensor, patched, total_change
 from patches.canonical import sha256
-from patches.dtypes import tensor_bytes
+from patches.dtypes import tensor_view
 from patches.errors import HistoryError, PatchError
 from patches.finite import check_weight
 from patches.live import LiveModel
@@ -164,7 +164,7 @@ class _Mains:
             check_weight(name, weight, base=base, turn=patches[-1].header.turn)
         routing = patch.memories[name].routing
         assert routing is not None
-        found = sha256(tensor_bytes(weight))
+        found = sha256(tensor_view(weight))
         # At 32 bits another machine's order of summation shows in one element of 10^8.
         exact = self._ledger.base.tensors[name][0] not in ("F32", "F64")
         if found != routing.main and exact:

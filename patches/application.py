@@ -5,7 +5,7 @@ rounded once. Every path (disk, live model, a run of edits) goes through these f
 all of them give the same bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import prod
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from patches.checkpoint import Checkpoint
-from patches.dtypes import tensor_bytes, tensor_from_bytes
+from patches.deltas import Dense, LowRank, Sparse
+from patches.dtypes import tensor_from_bytes, tensor_view
 from patches.errors import PatchError
 from patches.finite import check_weight
 from patches.patch import PatchFile, tensors_changed
 from patches.rounding import round_to
+from patches.row_pieces import row_pieces
 
-# Elements of the temporary float64 copies: bounds memory, and has no influence on the bits.
-_PIECE = 1 << 22
+_FLOAT64 = 8
 
 
 def base_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
@@ -80,19 +81,84 @@ def patched(base: Tensor, total: Tensor, *, transposed: bool, dtype: torch.dtype
     """
     total = total.T if transposed else total
     matrix = base.reshape(matrix_shape(base.shape))
-    if matrix.shape != total.shape:
-        raise PatchError(f"a change of shape {tuple(total.shape)} on a {tuple(base.shape)} tensor")
+    _check_shape(total.shape, matrix, base)
     result = torch.empty(matrix.shape, dtype=dtype, device=total.device)
-    rows = max(1, _PIECE // max(1, matrix.shape[1]))
-    for first in range(0, matrix.shape[0], rows):
-        piece = slice(first, first + rows)
-        before = matrix[piece].to(device=total.device)
-        rounded = round_to(before.to(torch.float64) + total[piece], dtype)
-        # Where nothing is added the base keeps its bits: −0 + 0 would be +0.
-        if (zero := rounded == 0).any():
-            rounded = torch.where(zero & (total[piece] == 0), before.to(dtype), rounded)
-        result[piece] = rounded
+    for piece in row_pieces(matrix.shape, total.device):
+        result[piece] = _rounded(matrix[piece].to(device=total.device), total[piece], dtype)
     return result.reshape(base.shape)
+
+
+def rebuilt(base: Tensor, patches: Sequence[PatchFile], name: str, *, transposed: bool) -> Tensor:
+    """``round(base + Σ Δ)`` of tensor `name` in the dtype of `base`, on the CPU.
+
+    base: the stored tensor. The bits are those of `patched` with `total_change`; where no patch is
+    of low rank, Σ Δ is never in memory as a whole.
+    """
+    deltas = _by_rows(patches, name)
+    if not deltas:
+        total = total_change(patches, name)
+        assert total is not None
+        return patched(base, total, transposed=transposed, dtype=base.dtype)
+    matrix = base.reshape(matrix_shape(base.shape))
+    result = torch.empty(matrix.shape, dtype=base.dtype)
+    rows_of, rows_to = (matrix.T, result.T) if transposed else (matrix, result)
+    _check_shape(deltas[0].shape, rows_of, base)
+    for rows, total in _row_sums(deltas):
+        rows_to[rows] = _rounded(rows_of[rows], total, base.dtype)
+    return result.reshape(base.shape)
+
+
+def summed(patches: Sequence[PatchFile], name: str) -> Iterator[Tensor]:
+    """`total_change` of tensor `name`, which one of `patches` changes, a few rows at a time."""
+    if deltas := _by_rows(patches, name):
+        yield from (total for _, total in _row_sums(deltas))
+        return
+    whole = total_change(patches, name)
+    assert whole is not None
+    yield from (whole[rows] for rows in row_pieces(whole.shape))
+
+
+def _by_rows(patches: Sequence[PatchFile], name: str) -> list[Dense | Sparse]:
+    """The deltas of tensor `name` if their sum can be computed row by row, and they take no more
+    memory than it; else none."""
+    used = [patch for patch in patches if name in patch.changes]
+    infos = [patch.changes[name] for patch in used]
+    if len({info.shape for info in infos}) > 1 or LowRank.kind in {info.kind for info in infos}:
+        return []
+    deltas: list[Dense | Sparse] = []
+    left = prod(infos[0].shape) * _FLOAT64
+    for patch in used:
+        delta = patch.delta(name)
+        assert isinstance(delta, Dense | Sparse)
+        left -= sum(part.nbytes for part in delta.tensors().values())
+        if left < 0:
+            return []
+        deltas.append(delta)
+    return deltas
+
+
+def _row_sums(deltas: Sequence[Dense | Sparse]) -> Iterator[tuple[slice, Tensor]]:
+    """Σ Δ a few rows at a time: which, and what they are, float64; added in order, from zero."""
+    for parts in zip(*(delta.by_rows() for delta in deltas), strict=True):
+        total = torch.zeros(parts[0][1].shape, dtype=torch.float64)
+        for _, part in parts:
+            total += part
+        yield parts[0][0], total
+
+
+def _rounded(before: Tensor, change: Tensor, dtype: torch.dtype) -> Tensor:
+    """``round(before + change)`` of a few rows; change: float64."""
+    rounded = round_to(before.to(torch.float64, copy=True).add_(change), dtype)
+    # Where nothing is added the base keeps its bits: −0 + 0 would be +0. NaN is looked at too.
+    if not rounded.abs().min() > 0:
+        unmoved = (rounded == 0) & (change == 0)
+        rounded = torch.where(unmoved, before.to(dtype), rounded)
+    return rounded
+
+
+def _check_shape(changed: Sequence[int], matrix: Tensor, base: Tensor) -> None:
+    if tuple(matrix.shape) != tuple(changed):
+        raise PatchError(f"a change of shape {tuple(changed)} on a {tuple(base.shape)} tensor")
 
 
 def last_turns(patches: Sequence[PatchFile]) -> dict[str, int]:
@@ -102,7 +168,7 @@ def last_turns(patches: Sequence[PatchFile]) -> dict[str, int]:
 
 def patched_bytes(
     checkpoint: Checkpoint, patches: Sequence[PatchFile]
-) -> dict[str, Callable[[], bytes]]:
+) -> dict[str, Callable[[], memoryview]]:
     """For every tensor that `patches` change, a function that builds its bytes when called.
 
     It raises CheckpointError where the base's tensor is not finite, and EditingError where the sum
@@ -110,13 +176,11 @@ def patched_bytes(
     """
     turns = last_turns(patches)
 
-    def build(name: str, transposed: bool) -> bytes:
+    def build(name: str, transposed: bool) -> memoryview:
         base = base_tensor(checkpoint, name)
-        total = total_change(patches, name)
-        assert total is not None
-        weight = patched(base, total, transposed=transposed, dtype=base.dtype)
+        weight = rebuilt(base, patches, name, transposed=transposed)
         check_weight(name, weight, base=base, turn=turns[name])
-        return tensor_bytes(weight)
+        return tensor_view(weight)
 
     return {
         name: partial(build, name, transposed)

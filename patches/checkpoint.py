@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from patches.canonical import canonical_json, sha256
@@ -54,10 +55,10 @@ class Checkpoint:
         """
         tensor = self.tensor(name)
         data = bytearray(tensor.size)
-        filled = 0
-        for piece in _pieces(self.folder, tensor):
-            data[filled : filled + len(piece)] = piece
-            filled += len(piece)
+        left = memoryview(data)
+        with _reading(self.folder / tensor.file), _at_start(self.folder, tensor) as file:
+            while left:
+                left = left[_fill(left, file, tensor) :]
         return data
 
 
@@ -149,17 +150,29 @@ def fingerprint_of(tensors: Mapping[str, tuple[str, tuple[int, ...], str]]) -> s
 
 def _pieces(folder: Path, tensor: StoredTensor) -> Iterator[memoryview]:
     """The tensor's bytes in pieces; each is overwritten by the next."""
-    path = folder / tensor.file
     piece = memoryview(bytearray(min(_PIECE, tensor.size)))
-    with _reading(path), path.open("rb", buffering=0) as file:
-        file.seek(tensor.start)
+    with _reading(folder / tensor.file), _at_start(folder, tensor) as file:
         left = tensor.size
         while left:
-            count = file.readinto(piece[: min(len(piece), left)])
-            if not count:
-                raise CheckpointError(f"{path}: ends inside tensor {tensor.name!r}; {_AGAIN}")
+            count = _fill(piece[: min(len(piece), left)], file, tensor)
             left -= count
             yield piece[:count]
+
+
+@contextmanager
+def _at_start(folder: Path, tensor: StoredTensor) -> Iterator[FileIO]:
+    """The file of a tensor, open where its bytes begin."""
+    with (folder / tensor.file).open("rb", buffering=0) as file:
+        file.seek(tensor.start)
+        yield file
+
+
+def _fill(piece: memoryview, file: FileIO, tensor: StoredTensor) -> int:
+    """Read into `piece`; how many bytes have come. CheckpointError if there are no more."""
+    count = file.readinto(piece)
+    if not count:
+        raise CheckpointError(f"{file.name}: ends inside tensor {tensor.name!r}; {_AGAIN}")
+    return count
 
 
 def _read_shards(folder: Path) -> dict[str, tuple[StoredTensor, ...]]:

@@ -1,21 +1,23 @@
 """Writing a patched copy of a model folder: streamed, atomic, and without touching the base.
 
 Everything but the patched tensors is taken over byte for byte, by reflink where the filesystem
-can; in a shard with patched tensors, just their byte ranges are overwritten, so that header,
-order and size stay. The finished folder then takes the target's place in one step.
+can; in a shard with patched tensors, just their byte ranges are written anew, so that header,
+order and size stay. Copies are made while the new bytes are computed. The finished folder then
+takes the target's place in one step.
 """
 
-import errno
-import fcntl
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from patches.checkpoint import Checkpoint
 from patches.errors import CheckpointError
+from patches.file_copying import clone, copy, link, make_empty
 from patches.folder_swap import building, check_room, put_in_place, recover, sync, translated
 from patches.strict_json import read_strict_json
 from patches.tensor_file import StoredTensor
@@ -31,14 +33,6 @@ _STALE_ENDINGS = (
     *(".bin.index.json", ".h5.index.json", ".msgpack.index.json"),
 )
 _STALE_SAFETENSORS = ("model", "consolidated", "pytorch_model")
-
-_FICLONE = 0x40049409
-_PIECE = 16 * 1024 * 1024
-# What systems answer that cannot link, clone or copy inside the kernel; plain copying remains.
-_CANNOT = {
-    *(errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EINVAL, errno.ENOSYS),
-    *(errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EISDIR, errno.ETXTBSY),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +73,17 @@ class _Plan:
 
 
 class _Progress:
-    """Counts bytes for a callback of (done, total)."""
+    """Counts bytes for a callback of (done, total), which two threads never call at once."""
 
     def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
         self.total, self.done, self.report = total, 0, report
+        self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
-        self.done += count
-        if self.report is not None:
-            self.report(self.done, self.total)
+        with self._lock:
+            self.done += count
+            if self.report is not None:
+                self.report(self.done, self.total)
 
 
 def write_checkpoint(
@@ -109,7 +105,7 @@ def write_checkpoint(
     owner: identifies the ledger; a folder that another one wrote is refused.
     beside: further files by plain name; one of the base's by that name is refused.
     link: hard links instead of copies, for files without a patched tensor.
-    progress: receives (bytes done, bytes in all).
+    progress: receives (bytes done, bytes in all); called from any thread, never from two at once.
 
     A target that this owner wrote is updated, and files that somebody else put into it stay.
     Killed at any instant, the target is as before or complete; after an exception it is as before.
@@ -132,10 +128,8 @@ def write_checkpoint(
     notes = _as_json({**provenance, "files": files, "owner": owner})
     counted = _Progress(plan.base_bytes + plan.patched_bytes, progress)
     with building(place) as folder:
-        _take_over(plan, folder, link=link, counted=counted)
-        for tensor in plan.tensors:
-            _overwrite(folder, tensor, patched[tensor.name]())
-            counted.add(tensor.size)
+        to_copy = _take_over(plan, folder, linked=link, counted=counted)
+        _fill(plan, folder, to_copy, patched, counted)
         for name, content in {**beside, PROVENANCE_FILE: notes}.items():
             _write_whole(folder / name, content)
         # Again, since a long time may have passed.
@@ -270,8 +264,9 @@ def _is_stale(name: str, shards: tuple[str, ...]) -> bool:
     return name.endswith((".safetensors", ".safetensors.index.json"))
 
 
-def _take_over(plan: _Plan, folder: Path, *, link: bool, counted: _Progress) -> None:
-    """Bring the base's files into `folder`: first those that need no space, then copies."""
+def _take_over(plan: _Plan, folder: Path, *, linked: bool, counted: _Progress) -> list[str]:
+    """Bring those of the base's files into `folder` that need no space; the names of the others,
+    for which there are empty files."""
     patched = {tensor.file for tensor in plan.tensors}
     to_copy: list[str] = []
     for name, (source, size) in plan.files.items():
@@ -279,17 +274,54 @@ def _take_over(plan: _Plan, folder: Path, *, link: bool, counted: _Progress) -> 
         with translated("write", goal):
             goal.parent.mkdir(parents=True, exist_ok=True)
             # A file that is about to be overwritten in part must be no link.
-            if (link and name not in patched and _link(source, goal)) or _clone(source, goal):
+            if (linked and name not in patched and link(source, goal)) or clone(source, goal):
                 counted.add(size)
             else:
+                make_empty(goal, size)
                 to_copy.append(name)
     # Cloned blocks get space of their own once they are overwritten.
     needed = sum(tensor.size for tensor in plan.tensors if tensor.file not in to_copy)
     _check_space(folder, needed + sum(plan.files[name][1] for name in to_copy))
-    for name in to_copy:
-        source, size = plan.files[name]
+    return to_copy
+
+
+def _fill(
+    plan: _Plan,
+    folder: Path,
+    to_copy: list[str],
+    patched: Mapping[str, Callable[[], bytes | bytearray | memoryview]],
+    counted: _Progress,
+) -> None:
+    """Write the patched tensors, and beside that, in a thread, copy all that is around them."""
+    stopped = threading.Event()
+
+    def copy_all() -> None:
+        for name in to_copy:
+            source, size = plan.files[name]
+            with translated("write", folder / name):
+                copy(
+                    source,
+                    folder / name,
+                    size,
+                    without=[(t.start, t.end) for t in plan.tensors if t.file == name],
+                    copied=counted.add,
+                    stopped=stopped.is_set,
+                )
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        copying = pool.submit(copy_all)
+        try:
+            for tensor in plan.tensors:
+                if copying.done():  # if it failed, this raises
+                    copying.result()
+                _overwrite(folder, tensor, patched[tensor.name]())
+                counted.add(tensor.size)
+            copying.result()
+        finally:
+            stopped.set()
+    for name in sorted({tensor.file for tensor in plan.tensors}):
         with translated("write", folder / name):
-            _copy(source, folder / name, size, counted)
+            sync(folder / name)
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -299,59 +331,6 @@ def _check_space(folder: Path, needed: int) -> None:
             f"{folder.parent}: {needed:,} bytes are needed for the model and {free:,} are free; "
             "free some space there or write to another disk"
         )
-
-
-def _link(source: Path, goal: Path) -> bool:
-    """Hard link a file; False where the filesystem cannot."""
-    try:
-        os.link(source, goal, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-        return False
-    return True
-
-
-def _clone(source: Path, goal: Path) -> bool:
-    """Let two files share their blocks until one is written to; False where that cannot be."""
-    with source.open("rb") as read, goal.open("wb") as write:
-        try:
-            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-        except OSError as error:
-            if error.errno not in _CANNOT:
-                raise
-            return False
-        os.fsync(write.fileno())
-    return True
-
-
-def _copy(source: Path, goal: Path, size: int, counted: _Progress) -> None:
-    """Copy `size` bytes in pieces, inside the kernel where it can."""
-    with source.open("rb", buffering=0) as read, goal.open("wb", buffering=0) as write:
-        left = size
-        while left:
-            count = _copy_piece(read.fileno(), write.fileno(), min(left, _PIECE))
-            if not count:
-                raise CheckpointError(f"{source}: became shorter while it was copied; try again")
-            left -= count
-            counted.add(count)
-        os.fsync(write.fileno())
-
-
-def _copy_piece(read: int, write: int, most: int) -> int:
-    """Copy up to `most` bytes at the current positions; 0 at the end of the file."""
-    try:
-        # Some filesystems answer 0 in the middle of a file, so 0 is not trusted.
-        if count := os.copy_file_range(read, write, most):
-            return count
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-    piece = memoryview(os.read(read, min(most, 1024 * 1024)))
-    left = piece
-    while left:
-        left = left[os.write(write, left) :]
-    return len(piece)
 
 
 def _overwrite(folder: Path, tensor: StoredTensor, data: bytes | bytearray | memoryview) -> None:
@@ -367,8 +346,6 @@ def _overwrite(folder: Path, tensor: StoredTensor, data: bytes | bytearray | mem
         file.seek(tensor.start)
         if view.nbytes:  # an empty view cannot be cast
             file.write(view.cast("B"))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _as_json(content: Mapping[str, object]) -> bytes:
@@ -396,7 +373,7 @@ def _carry_over(place: Path, folder: Path, *, mine: set[str]) -> None:
             if name in written or os.path.lexists(goal):
                 continue
             goal.parent.mkdir(parents=True, exist_ok=True)
-            if not _link(place / name, goal):
+            if not link(place / name, goal):
                 shutil.copy2(place / name, goal, follow_symlinks=False)
 
 

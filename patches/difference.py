@@ -19,10 +19,10 @@ from patches.dtypes import EDITABLE
 from patches.errors import CheckpointError
 from patches.finite import is_finite, not_finite
 from patches.patch import Change
+from patches.row_pieces import row_pieces
 
-# Elements that are compared at a time: bounds the temporary float64 copies.
-_PIECE = 1 << 22
 _FLOAT32 = 4
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,15 +90,7 @@ def difference(
     transposed: it is stored (d_in, d_out). max_error: what a low-rank change may have. Raises
     CheckpointError if a number is not finite.
     """
-    before, after = base_tensor(base, name), base_tensor(edited, name)
-    for checkpoint, tensor in ((base, before), (edited, after)):
-        if not is_finite(tensor):
-            raise CheckpointError(
-                f"{checkpoint.folder}: tensor {name} holds {not_finite(tensor)}; such a "
-                "model cannot be recorded, repair it first"
-            )
-    shape = matrix_shape(before.shape)
-    one, other = before.reshape(shape), after.reshape(shape)
+    one, other = _finite_matrix(base, name), _finite_matrix(edited, name)
     dtype, unlike = _narrowest(one, other)
     values = _values(one, other, dtype)
     count = int(values.count_nonzero())
@@ -106,7 +98,7 @@ def difference(
         return Difference(tensor=name, change=None, unlike=unlike)
     sparse = (values.numel() + 7) // 8 + count * dtype.itemsize
     dense = values.numel() * dtype.itemsize
-    if max_error is not None and before.dim() == 2:
+    if max_error is not None and len(base.tensor(name).shape) == 2:
         close = _low_rank(one, other, min(sparse, dense), max_error)
         if close is not None:
             low, error = close
@@ -114,17 +106,27 @@ def difference(
                 low = LowRank(A=low.B, B=low.A)
             change = Change(delta=low, transposed=transposed)
             return Difference(tensor=name, change=change, error=error, unlike=None)
+    del one, other  # not in memory beside the delta
     if transposed:
         values = values.T.contiguous()
     delta = Sparse.of(values, values != 0) if sparse < dense else Dense(delta=values)
     return Difference(tensor=name, change=Change(delta=delta, transposed=transposed), unlike=unlike)
 
 
+def _finite_matrix(checkpoint: Checkpoint, name: str) -> Tensor:
+    """A stored tensor as `matrix_shape` sees it; CheckpointError if a number is not finite."""
+    tensor = base_tensor(checkpoint, name)
+    if not is_finite(tensor):
+        raise CheckpointError(
+            f"{checkpoint.folder}: tensor {name} holds {not_finite(tensor)}; such a "
+            "model cannot be recorded, repair it first"
+        )
+    return tensor.reshape(matrix_shape(tensor.shape))
+
+
 def _pieces(before: Tensor, after: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Rows of both, a few at a time."""
-    rows = max(1, _PIECE // max(1, before.shape[1]))
-    for first in range(0, before.shape[0], rows):
-        piece = slice(first, first + rows)
+    for piece in row_pieces(before.shape):
         yield piece, before[piece], after[piece]
 
 
@@ -147,9 +149,9 @@ def _narrowest(before: Tensor, after: Tensor) -> tuple[torch.dtype, int]:
 
 def _differing(one: Tensor, other: Tensor) -> int:
     """How many elements have other bits."""
-    size = one.element_size()
-    bits = [t.contiguous().view(torch.uint8).view(-1, size) for t in (one, other)]
-    return int((bits[0] != bits[1]).any(-1).sum())
+    bits = [tensor.view(_BITS[tensor.element_size()]) for tensor in (one, other)]
+    # The quick answer first: it is nearly always the one.
+    return 0 if torch.equal(*bits) else int((bits[0] != bits[1]).sum())
 
 
 def _values(before: Tensor, after: Tensor, dtype: torch.dtype) -> Tensor:

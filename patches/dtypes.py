@@ -21,8 +21,13 @@ EDITABLE = ("BF16", "F16", "F32", "F64")
 
 def tensor_bytes(tensor: Tensor) -> bytes:
     """The elements of `tensor` in row-major order, little-endian."""
+    return bytes(tensor_view(tensor))
+
+
+def tensor_view(tensor: Tensor) -> memoryview:
+    """The same where they lie, if they lie so: no copy of a whole tensor on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    return flat.view(torch.uint8).numpy().data
 
 
 def tensor_from_bytes(data: bytearray, *, dtype: str, shape: tuple[int, ...], name: str) -> Tensor:

@@ -5,7 +5,7 @@ live model has the same bytes as one loaded from disk, however it got there. Sid
 beside the weights in routers (`patches.routing`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,12 +18,14 @@ from patches.application import base_tensor, last_turns, matrix_shape, patched, 
 from patches.canonical import sha256
 from patches.checkpoint import Checkpoint
 from patches.deltas import Dense
-from patches.dtypes import tensor_bytes
+from patches.dtypes import NAMES, tensor_view
 from patches.errors import EditingError, ModelError, PatchError
 from patches.finite import check_base, check_weight, is_finite, not_finite
+from patches.kept_weights import KeptWeights
 from patches.modules import parameters_by_tensor
 from patches.patch import Change, PatchFile, tensors_changed
 from patches.side_memory import SideMemory
+from patches.totals import Totals
 
 
 class LiveModel:
@@ -44,7 +46,7 @@ class LiveModel:
         self.checkpoint = checkpoint
         self.memories: tuple[SideMemory, ...] = ()
         self._materialise = materialise
-        self._totals: dict[str, Tensor] = {}
+        self._totals = Totals()
         self._transposed: dict[str, bool] = {}
         self._last: dict[str, int] = {}
 
@@ -57,9 +59,16 @@ class LiveModel:
         holder = embeddings if isinstance(embeddings, nn.Module) else self.model
         return next(holder.parameters()).device
 
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The tensors that the state changes, by their names in the checkpoint."""
+        return tuple(self._transposed)
+
     def reset(self, names: Iterable[str]) -> None:
         """Give these tensors the base's weights, whatever they have been."""
-        self._write_base(names)
+        names = list(names)
+        if names:
+            self._write_base(names)
 
     def set_state(self, patches: Sequence[PatchFile], memories: Sequence[SideMemory] = ()) -> None:
         """Make the weights those of base + `patches`, from whatever they were, with `memories`
@@ -68,18 +77,18 @@ class LiveModel:
         EditingError, with the tensor and the turn, if a weight would not be finite.
         """
         changed = tensors_changed(patches)
-        self._check_fit(patches)
+        parameters = self._fitting(patches)
         leaving = {name: flag for name, flag in self._transposed.items() if name not in changed}
-        totals = {}
+        totals = Totals()
         for name in changed:
-            total = total_change(patches, name, device=self._device_of(name))
+            total = total_change(patches, name, device=parameters[name].device)
             if total is not None:
-                totals[name] = total
+                totals.put(name, total)
         self._write_base(leaving)
         self._totals, self._transposed = totals, changed
         self._last = last_turns(patches)
         for name in changed:
-            self._write(name)
+            self._write(name, parameters[name])
         self._attach(tuple(memories))
 
     def advance(self, patch: PatchFile) -> None:
@@ -88,21 +97,20 @@ class LiveModel:
         for name, info in patch.changes.items():
             if self._transposed.get(name, info.transposed) != info.transposed:
                 raise PatchError(f"{patch.path}: {name} is stored in another layout")
-        self._check_fit([patch])
+        parameters = self._fitting([patch])
         for name, info in patch.changes.items():
-            total = total_change(
-                [patch], name, device=self._device_of(name), start=self._totals.get(name)
-            )
+            device = parameters[name].device
+            total = total_change([patch], name, device=device, start=self._totals.get(name))
             if total is not None:
-                self._totals[name] = total
+                self._totals.put(name, total)
             self._transposed[name] = info.transposed
             self._last[name] = patch.header.turn
-            self._write(name)
+            self._write(name, parameters[name], total)
         self._attach((*memories, *(patch.memory(name) for name in patch.memories)))
 
     def shapes(self) -> list[tuple[int, ...]]:
         """(d_out, d_in) of every tensor that the state changes."""
-        return [tuple(total.shape) for total in self._totals.values()]
+        return self._totals.shapes
 
     def sums(self) -> Iterator[tuple[str, Change]]:
         """Σ Δ of every tensor that the state changes, float64, on the CPU; one at a time."""
@@ -120,14 +128,27 @@ class LiveModel:
         """SHA-256 of every patched tensor's bytes in the base's dtype, as a checkpoint holds it."""
         result = {}
         for name, parameter in self._parameters(self._totals).items():
-            base = base_tensor(self.checkpoint, name)
-            weight = (
-                parameter.data
-                if parameter.dtype == base.dtype
-                else self._patched(name, base, base.dtype)
-            )
-            result[name] = sha256(tensor_bytes(weight))
+            weight = parameter.data
+            # The base is read only where the model's dtype is not that of the checkpoint.
+            if NAMES[parameter.dtype] != self.checkpoint.tensor(name).dtype:
+                base = base_tensor(self.checkpoint, name)
+                weight = self._patched(name, base, base.dtype)
+            result[name] = sha256(tensor_view(weight))
         return result
+
+    def keep(self, kept: KeptWeights, digests: Mapping[str, str]) -> None:
+        """Let `kept` remember the weights of this state; digests: those of `digests`."""
+        kept.keep(digests, self._parameters(digests))
+
+    def put_back(self, kept: KeptWeights, digests: Mapping[str, str]) -> bool:
+        """Give the tensors that `digests` names their weights from `kept`, and take memories away;
+        False, and nothing done, if it lacks some. The sums of the state are not known afterwards.
+        """
+        if not kept.put_back(digests, self._parameters(digests)):
+            return False
+        self._attach(())
+        self._totals, self._transposed, self._last = Totals(), {}, {}
+        return True
 
     def check_editable(self, names: Iterable[str]) -> None:
         """Refuse to edit tensors that are not finite in the base or, by the dtype, in the model.
@@ -152,8 +173,8 @@ class LiveModel:
             with routing.bypassed(self.model):
                 yield self.model
         finally:
-            for name in self._transposed:
-                self._write(name)
+            for name, parameter in self._parameters(self._transposed).items():
+                self._write(name, parameter)
 
     def _attach(self, memories: tuple[SideMemory, ...]) -> None:
         routing.attach(self.model, memories, materialise=self._materialise)
@@ -168,10 +189,11 @@ class LiveModel:
             for memory in self.memories
         )
 
-    def _check_fit(self, patches: Sequence[PatchFile]) -> None:
-        """Before any weight is touched: the model has what `patches` change, in that shape."""
+    def _fitting(self, patches: Sequence[PatchFile]) -> dict[str, nn.Parameter]:
+        """What `patches` change in the model, by tensor; before any weight is touched it is seen
+        that it has all of it, in that shape."""
+        parameters = self._parameters({name: None for patch in patches for name in patch.changes})
         for patch in patches:
-            parameters = self._parameters(patch.changes)
             for name, info in patch.changes.items():
                 shape = info.shape[::-1] if info.transposed else info.shape
                 if matrix_shape(parameters[name].shape) != shape:
@@ -179,6 +201,7 @@ class LiveModel:
                         f"{patch.path}: changes {name} as {shape}, but the model has it as "
                         f"{tuple(parameters[name].shape)}; was the patch made for this model?"
                     )
+        return parameters
 
     def _parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
         found = parameters_by_tensor(self.model, names)
@@ -189,18 +212,18 @@ class LiveModel:
                 )
         return found
 
-    def _device_of(self, name: str) -> torch.device:
-        return self._parameters([name])[name].device
-
-    def _patched(self, name: str, base: Tensor, dtype: torch.dtype) -> Tensor:
-        total = self._totals[name]
+    def _patched(
+        self, name: str, base: Tensor, dtype: torch.dtype, total: Tensor | None = None
+    ) -> Tensor:
+        total = self._totals[name] if total is None else total
         weight = patched(base, total, transposed=self._transposed[name], dtype=dtype)
         check_weight(name, weight, base=base, turn=self._last.get(name))
         return weight
 
-    def _write(self, name: str) -> None:
-        parameter = self._parameters([name])[name]
-        weight = self._patched(name, base_tensor(self.checkpoint, name), parameter.dtype)
+    def _write(self, name: str, parameter: nn.Parameter, total: Tensor | None = None) -> None:
+        """total: the sum, if it is at hand."""
+        base = base_tensor(self.checkpoint, name)
+        weight = self._patched(name, base, parameter.dtype, total)
         with torch.no_grad():
             parameter.copy_(weight)
 

@@ -13,7 +13,7 @@ from typing import IO, Self
 
 import torch
 
-from patches.dtypes import tensor_bytes
+from patches.dtypes import tensor_view
 from patches.patch import (
     Change,
     ChangeInfo,
@@ -77,12 +77,12 @@ class PatchWriter:
         """Take the change of tensor `name`, which need not be kept any longer."""
         self.changes[name] = describe(change)
         for part, tensor in change.delta.tensors().items():
-            data = tensor_bytes(tensor)
+            data = tensor_view(tensor)
             self._waiting[f"{name}/{part}"] = _Waiting(
                 dtype=tensor.dtype,
                 shape=tuple(tensor.shape),
                 start=self._spool.tell(),
-                size=len(data),
+                size=data.nbytes,
             )
             self._spool.write(data)
 

@@ -10,12 +10,18 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patches import application
-from patches.application import base_tensor, patched, patched_bytes, total_change
+from patches.application import (
+    base_tensor,
+    patched,
+    patched_bytes,
+    rebuilt,
+    summed,
+    total_change,
+)
 from patches.canonical import sha256
 from patches.checkpoint import Checkpoint, open_checkpoint
 from patches.checkpoint_writer import write_checkpoint
-from patches.deltas import Delta, Dense, LowRank
+from patches.deltas import Delta, Dense, LowRank, Sparse
 from patches.dtypes import tensor_bytes
 from patches.errors import CheckpointError, PatchError
 from patches.patch import Change, PatchFile, PatchHeader, encode_patch
@@ -99,7 +105,7 @@ def reference(checkpoint: Checkpoint, name: str, used: Sequence[PatchFile]) -> b
 
 
 def state(checkpoint: Checkpoint, used: Sequence[PatchFile]) -> dict[str, bytes]:
-    return {name: build() for name, build in patched_bytes(checkpoint, used).items()}
+    return {name: bytes(build()) for name, build in patched_bytes(checkpoint, used).items()}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -190,7 +196,7 @@ def test_the_size_of_the_pieces_does_not_show_in_the_result(
     piece: int,
 ) -> None:
     expected = state(checkpoint, patches)
-    monkeypatch.setattr(application, "_PIECE", piece)
+    monkeypatch.setattr("patches.row_pieces.PIECE", piece)
     assert state(checkpoint, patches) == expected
 
 
@@ -264,3 +270,34 @@ def _relength(before: bytes, after: bytes) -> bytes:
     """A safetensors file whose header has become longer or shorter."""
     length = int.from_bytes(before[:8], "little") + len(after) - len(before[8:])
     return length.to_bytes(8, "little") + after
+
+
+@pytest.mark.parametrize("piece", [1, 40, 1 << 16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_sum_by_rows_has_the_bits_of_the_whole_one(
+    transposed: bool, piece: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    draw = torch.Generator().manual_seed(4)
+    shape = (21, 5)
+    made = []
+    for turn in range(3):
+        delta = torch.randn(shape, generator=draw)
+        mask = torch.rand(shape, generator=draw) < 0.3
+        change = Sparse.of(delta, mask) if turn else Dense(delta=delta.bfloat16())
+        changes = {"w": Change(delta=change, transposed=transposed)}
+        made.append(written(tmp_path / str(turn), changes, turn))
+    base = torch.randn(shape[::-1] if transposed else shape, generator=draw).bfloat16()
+    base[0, 0] = -0.0
+    total = total_change(made, "w")
+    assert total is not None
+    whole = patched(base, total, transposed=transposed, dtype=base.dtype)
+    monkeypatch.setattr("patches.row_pieces.PIECE", piece)
+    found = rebuilt(base, made, "w", transposed=transposed)
+    assert tensor_bytes(found) == tensor_bytes(whole)
+    assert torch.equal(torch.cat(list(summed(made, "w"))), total)
+
+
+def test_a_base_of_float64_is_not_touched() -> None:
+    base = torch.ones(2, 2, dtype=torch.float64)
+    patched(base, torch.ones(2, 2).double(), transposed=False, dtype=base.dtype)
+    assert torch.equal(base, torch.ones(2, 2).double())

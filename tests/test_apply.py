@@ -16,6 +16,7 @@ from patches.canonical import sha256
 from patches.checkpoint import open_checkpoint, tensor_digests
 from patches.dtypes import tensor_bytes
 from patches.errors import CheckpointError, HistoryError, ModelError, StoreError
+from patches.kept_weights import KeptWeights
 from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
 from tests.tiny_models import build, load, tokenizer
 
@@ -128,6 +129,38 @@ def test_a_live_model_gets_the_same_bytes_from_whatever_state_it_was_in(
     assert weights(scribbled) == wanted
     apply_to_model(ledger, scribbled, at=0)
     assert weights(scribbled) == weights(load(model))
+
+
+def test_weights_that_were_kept_are_put_back_without_a_patch_being_read(
+    ledger: Ledger, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, kept = load(model), KeptWeights(states=3)
+    found = {at: apply_to_model(ledger, live, at=at, kept=kept) for at in (1, 2, 4)}
+    bytes_at = {}
+    for at in (1, 2, 4):
+        apply_to_model(ledger, live, at=at)
+        bytes_at[at] = weights(live)
+    monkeypatch.setattr("ledger.applying.choose_state", None)
+    for at in (2, 4, 1, 4, 2):
+        assert apply_to_model(ledger, live, at=at, kept=kept) == found[at]
+        assert weights(live) == bytes_at[at]
+
+
+def test_weights_of_states_too_long_ago_or_of_another_dtype_are_computed_again(
+    ledger: Ledger, model: Path
+) -> None:
+    live, kept = load(model), KeptWeights(states=1)
+    for at in (1, 2):
+        apply_to_model(ledger, live, at=at, kept=kept)
+    apply_to_model(ledger, live, at=1, kept=kept)
+    expected = load(model)
+    apply_to_model(ledger, expected, at=1)
+    assert weights(live) == weights(expected)
+    other = load(model, torch.float32)
+    apply_to_model(ledger, other, at=1, kept=kept)
+    exact = load(model, torch.float32)
+    apply_to_model(ledger, exact, at=1)
+    assert weights(other) == weights(exact)
 
 
 def test_a_live_model_in_another_dtype_is_the_base_plus_the_changes_rounded_to_that_dtype(

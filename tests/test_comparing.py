@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from patches.comparing import Compared, compared
+from patches.deltas import LowRank
 from patches.errors import PatchError
 
 SIZES = st.integers(1, 12)
@@ -175,3 +176,24 @@ def test_a_comparison_is_told_as_json() -> None:
     found = compared(torch.ones(2, 2), None, torch.ones(2, 2).double(), transposed=False)
     told = {"relative_norm": 1.0, "rank": 1, "changed": 1.0, "cosine": None}
     assert json.loads(json.dumps(found.to_json())) == told
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 99), rank=st.integers(1, 5), d_out=st.integers(5, 40), d_in=SIZES)
+def test_the_rank_by_factors_is_that_of_the_matrix(
+    seed: int, rank: int, d_out: int, d_in: int
+) -> None:
+    factors = LowRank(A=drawn(seed, rank, d_in), B=drawn(seed + 1, rank, d_out))
+    total, base = factors.B.T @ factors.A, drawn(seed + 2, d_out, d_in)
+    whole = compared(base, None, total, transposed=False)
+    assert compared(base, None, total, transposed=False, factors=factors) == whole
+
+
+@pytest.mark.parametrize("shape", [(300, 70), (70, 300), (70, 70)])
+def test_the_rank_of_large_matrices_is_found_in_pieces(shape: tuple[int, int]) -> None:
+    base = torch.ones(shape)
+    for rank in (3, 69):
+        total = product(5, rank, *shape)
+        assert compared(base, total * 0, total, transposed=False).rank == rank
+        assert compared(base.T, None, total, transposed=True).rank == rank
+    assert compared(base, None, drawn(1, *shape), transposed=False).rank == 70

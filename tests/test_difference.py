@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from patches import difference as module
 from patches.application import patched_bytes
 from patches.checkpoint import Checkpoint, open_checkpoint, tensor_digests
 from patches.deltas import Dense, LowRank, Sparse
@@ -65,7 +64,7 @@ def rebuilt(
             assert one.change is not None
             writer.add(name, one.change)
         writer.write(HEADER, file)
-    return {name: build() for name, build in patched_bytes(base, [PatchFile(path)]).items()}
+    return {name: bytes(build()) for name, build in patched_bytes(base, [PatchFile(path)]).items()}
 
 
 @settings(
@@ -208,7 +207,7 @@ def test_the_size_of_the_pieces_does_not_show(
 ) -> None:
     before, after = drawn(1, 9, 8), drawn(2, 9, 8)
     expected = found(tmp_path, before, after)
-    monkeypatch.setattr(module, "_PIECE", piece)
+    monkeypatch.setattr("patches.row_pieces.PIECE", piece)
     one = found(tmp_path, before, after)
     assert one.change is not None
     assert expected.change is not None

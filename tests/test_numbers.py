@@ -16,7 +16,6 @@ from ledger.applying import apply_to_folder, apply_to_model
 from ledger.importing import import_difference
 from ledger.loading import load_patched
 from ledger.workspace import Ledger, open_ledger
-from patches import application
 from patches.application import patched_bytes
 from patches.canonical import sha256
 from patches.checkpoint import open_checkpoint
@@ -119,7 +118,7 @@ def test_threads_and_pieces_do_not_show_in_the_bits(
     state: Ledger, monkeypatch: pytest.MonkeyPatch, piece: int | None
 ) -> None:
     if piece is not None:
-        monkeypatch.setattr(application, "_PIECE", piece)
+        monkeypatch.setattr("patches.row_pieces.PIECE", piece)
     for count in (1, 2, 4):
         torch.set_num_threads(count)
         assert plain_ledgers.state(state, whole=True) == computed(state)

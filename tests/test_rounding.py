@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from patches.rounding import round_to
 
@@ -113,3 +114,48 @@ def test_shape_and_input_are_kept(dtype: torch.dtype) -> None:
 def test_what_is_already_rounded_is_refused() -> None:
     with pytest.raises(TypeError, match=r"float64, not torch\.float32"):
         round_to(torch.ones(2), torch.bfloat16)
+
+
+def by_float32(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rounding to float32 to odd by comparisons, and then to `dtype`: the definition in floats."""
+    nearest = exact.to(torch.float32)
+    back = nearest.to(torch.float64)
+    inexact = (back != exact) & torch.isfinite(nearest)
+    bits = nearest.view(torch.int32)
+    bits -= (inexact & (back.abs() > exact.abs())).to(torch.int32)
+    bits |= inexact.to(torch.int32)
+    return bits.view(torch.float32).to(dtype)
+
+
+BITS = st.integers(0, 2**64 - 1)
+# Numbers of any size that a weight may have, those beside the ties of 16 bits, and below normal.
+NEAR = st.builds(
+    lambda sign, exponent, high, low: sign << 63 | exponent << 52 | high << 28 | low,
+    st.integers(0, 1),
+    st.sampled_from([0, 1, 870, 873, 874, 896, 897, 990, 998, 1023, 1038, 1150, 1151, 2046, 2047]),
+    st.integers(0, 2**24 - 1),
+    st.sampled_from([0, 1, 2**27, 2**28 - 1]),
+)
+
+
+@given(bits=st.lists(BITS | NEAR, min_size=1, max_size=50), dtype=st.sampled_from(DTYPES[:2]))
+def test_bits_are_those_of_rounding_to_odd_in_floats(bits: list[int], dtype: torch.dtype) -> None:
+    signed = [one - 2**64 if one >= 2**63 else one for one in bits]
+    exact = torch.tensor(signed, dtype=torch.int64).view(torch.float64)
+    found, expected = round_to(exact, dtype), by_float32(exact, dtype)
+    finite = ~expected.isnan()
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found[finite].view(torch.int16), expected[finite].view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_every_16_bit_number_and_every_middle_between_two_is_rounded_as_defined(
+    dtype: torch.dtype,
+) -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).double()
+    every = every[every.isfinite()].sort().values
+    middles = (every[1:] + every[:-1]) / 2
+    beside = [torch.nextafter(middles, torch.tensor(s * math.inf).double()) for s in (-1, 1)]
+    exact = torch.cat([every, middles, *beside])
+    found, expected = round_to(exact, dtype), by_float32(exact, dtype)
+    assert torch.equal(found.view(torch.int16), expected.view(torch.int16))

@@ -1,6 +1,6 @@
 """A delta stored as the full matrix: changes of high rank, imported differences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from patches.errors import PatchError
+from patches.row_pieces import row_pieces
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +33,13 @@ class Dense:
         return None
 
     def add_to(self, total: Tensor) -> None:
-        total.add_(self.delta.to(device=total.device, dtype=torch.float64))
+        for rows, part in self.by_rows(total.device):
+            total[rows].add_(part)
+
+    def by_rows(self, device: torch.device | str = "cpu") -> Iterator[tuple[slice, Tensor]]:
+        """The delta in float64, a few rows at a time: which, and what they are."""
+        for rows in row_pieces(self.shape, device, multiple=8):
+            yield rows, self.delta[rows].to(device=device, dtype=torch.float64)
 
     def tensors(self) -> dict[str, Tensor]:
         return {"delta": self.delta}

@@ -1,6 +1,6 @@
 """A delta that is zero outside a mask: a WISE shard, a pruned merge."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Self
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from patches.errors import PatchError
+from patches.row_pieces import row_pieces
 
 _PARTS = {"mask", "shape", "values"}
 
@@ -49,10 +50,17 @@ class Sparse:
     def of(cls, matrix: Tensor, mask: Tensor) -> Self:
         """The entries of `matrix` (d_out, d_in) that `mask` (bool, same shape) marks."""
         packed = np.packbits(mask.cpu().numpy().reshape(-1), bitorder="little")
+        values = torch.empty(int(mask.count_nonzero()), dtype=matrix.dtype)
+        done = 0
+        # In pieces, since an index of eight bytes and more is made for every entry.
+        for rows in row_pieces(tuple(matrix.shape), matrix.device):
+            part = matrix.detach()[rows][mask[rows]]
+            values[done : done + len(part)] = part
+            done += len(part)
         return cls(
             shape=(matrix.shape[0], matrix.shape[1]),
             mask=torch.from_numpy(packed),
-            values=matrix.detach()[mask].cpu(),
+            values=values,
         )
 
     @property
@@ -67,12 +75,34 @@ class Sparse:
     def dense(self, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         """The whole matrix (d_out, d_in)."""
         whole = torch.zeros(self.shape, dtype=dtype, device=device)
-        values = self.values.to(device=device, dtype=dtype)
-        return whole.masked_scatter_(self.marked(device), values)
+        for rows, marked, values in self._pieces(whole.device):
+            whole[rows].masked_scatter_(marked, values.to(device=device, dtype=dtype))
+        return whole
 
     def add_to(self, total: Tensor) -> None:
         # Every entry is touched once, so the result does not depend on any order.
-        total.add_(self.dense(dtype=torch.float64, device=total.device))
+        for rows, part in self.by_rows(total.device):
+            total[rows].add_(part)
+
+    def by_rows(self, device: torch.device | str = "cpu") -> Iterator[tuple[slice, Tensor]]:
+        """The delta in float64, a few rows at a time: which, and what they are."""
+        for rows, marked, values in self._pieces(torch.device(device)):
+            part = torch.zeros(marked.shape, dtype=torch.float64, device=device)
+            yield rows, part.masked_scatter_(marked, values.to(device=device, dtype=torch.float64))
+
+    def _pieces(self, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """A few rows at a time: which, where the mask is set in them (bool), and their values."""
+        packed = self.mask.cpu().numpy()
+        width, done = self.shape[1], 0
+        # The bits of eight rows are whole bytes.
+        for rows in row_pieces(self.shape, device, multiple=8):
+            size = (rows.stop - rows.start) * width
+            part = packed[rows.start * width // 8 :][: (size + 7) // 8]
+            bits = np.unpackbits(part, count=size, bitorder="little")
+            count = int(np.count_nonzero(bits))
+            marked = torch.from_numpy(bits).to(device).view(-1, width).bool()
+            yield rows, marked, self.values[done : done + count]
+            done += count
 
     def tensors(self) -> dict[str, Tensor]:
         return {"mask": self.mask, "shape": torch.tensor(self.shape), "values": self.values}
