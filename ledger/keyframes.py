@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import delete, select
 from torch import Tensor
@@ -29,11 +29,14 @@ from ledger.pruned import opened
 from ledger.workspace import Ledger
 from patches.application import total_change
 from patches.deltas import Dense
-from patches.editors import Editor
 from patches.errors import DatabaseError, StoreError
 from patches.live import LiveModel
 from patches.patch import Change, PatchFile, PatchHeader, encode_state, read_state, tensors_changed
 from patches.patch_writer import write_patch
+
+if TYPE_CHECKING:
+    # Editors load transformers, which takes seconds; states that are written need none.
+    from patches.editors import Editor
 
 Kind = Literal["weights", "statistics"]
 METHOD = "keyframe"
@@ -152,7 +155,7 @@ def keep_weights(ledger: Ledger, key: str, sums: Iterable[tuple[str, Change]]) -
 
 
 def folded_states(
-    ledger: Ledger, editor: type[Editor], digests: Sequence[str]
+    ledger: Ledger, editor: type["Editor"], digests: Sequence[str]
 ) -> list[Mapping[str, Tensor]]:
     """The editor states with these digests, the first of them folded into one if that was kept."""
     row = keys("statistics", editor.method, digests)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ledger.remote_folder import RemoteFile, RemoteFolder
 from ledger.store import Store, Stored, blob_name
+from patches.canonical import Piece
 from patches.errors import StoreError
 
 _PIECE = 16 << 20
@@ -57,10 +58,10 @@ class RemoteStore:
         """See that the store can be written to; StoreError if not."""
         self._remote.try_writing(f".writing-{secrets.token_hex(8)}")
 
-    def put(self, content: bytes) -> str:
-        """Write a blob and return its digest; nothing is written if it is there already, and not
-        about to be taken for garbage."""
-        digest = self.cache.put(content)
+    def put(self, *content: Piece) -> str:
+        """Write a blob, given in pieces, and return its digest; nothing is written if it is there
+        already, and not about to be taken for garbage."""
+        digest = self.cache.put(*content)
         self._upload(digest)
         return digest
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from patches.canonical import sha256
+from patches.canonical import Piece
 from patches.errors import StoreError
 
 _SUFFIX = ".safetensors"
@@ -63,19 +63,25 @@ class Store:
         """Make the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, content: bytes) -> str:
-        """Write a blob durably and return its digest; nothing is written if it is there already.
+    def put(self, *content: Piece) -> str:
+        """Write a blob, given in pieces, durably and return its digest; nothing is written if it is
+        there already.
 
         The bytes go to a temporary file, are synchronised and then renamed, so that a blob under
         its name is always whole.
         """
-        digest = sha256(content)
+        running = hashlib.sha256()
+        for piece in content:
+            running.update(piece)
+        digest = running.hexdigest()
         path = self.path(digest)
         if path.exists() and file_digest(path) == digest:
             _renew(path)
             return digest
-        with self.arriving(f"{len(content):,} bytes") as temporary:
-            temporary.write_bytes(content)
+        size = sum(len(piece) for piece in content)
+        with self.arriving(f"{size:,} bytes") as temporary:
+            with temporary.open("wb") as file:
+                file.writelines(content)
             self.place(temporary, digest)
         return digest
 

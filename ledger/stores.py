@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ledger.remote_store import RemoteStore
 from ledger.store import Store, Stored
+from patches.canonical import Piece
 from patches.errors import StoreError
 
 CACHE = "cache"
@@ -42,9 +43,9 @@ class PatchStore(Protocol):
     def path(self, digest: str) -> Path:
         """Where a blob that was put or opened lies on this machine."""
 
-    def put(self, content: bytes) -> str:
-        """Write a blob durably and return its digest; if it is there already, it counts as young
-        again. Under its name it is whole or absent."""
+    def put(self, *content: Piece) -> str:
+        """Write a blob, given in pieces, durably and return its digest; if it is there already, it
+        counts as young again. Under its name it is whole or absent."""
 
     def arriving(self, what: str = "a patch") -> AbstractContextManager[Path]:
         """Inside, the path of a file to be written and then given to `keep`."""

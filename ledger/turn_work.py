@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,18 @@ from ledger.rolling_back import editor_state_note
 from ledger.selection import Batch
 from ledger.states import live_state, open_state
 from ledger.workspace import Ledger
+from patches.canonical import Piece
 from patches.editors import EDITORS, Editor, Facts, Result
 from patches.editors.wise import METHOD as WISE
 from patches.errors import EditingError, EditLedgerError, HistoryError
-from patches.patch import PatchFile, PatchHeader, describe, encode_patch, encode_state
+from patches.patch import (
+    PatchFile,
+    PatchHeader,
+    PatchInMemory,
+    describe,
+    patch_pieces,
+    state_pieces,
+)
 from patches.tokens import context_length
 
 
@@ -107,12 +116,15 @@ class Head:
         environment.start_peak_memory(self.live.device)
         result = self._solve(editor, work)
         seconds = dict(result.seconds)
-        stored = time.perf_counter()
-        made = self._store(editor.method, result, work)
-        seconds["store"] = time.perf_counter() - stored
         applied = time.perf_counter()
-        tensors = self._apply(made.patch, work)
-        seconds["apply"] = time.perf_counter() - applied
+        header = self._header(editor.method, work)
+        # The files are written while the weights are built; both are there before the commit.
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            storing = writer.submit(self._store, header, result)
+            tensors = self._apply(PatchInMemory(header, result.changes), work)
+            seconds["apply"] = time.perf_counter() - applied
+            made = storing.result()
+        seconds["store"] = time.perf_counter() - applied - seconds["apply"]
         scores = self._measure(work)
         seconds["evaluate"] = 0.0 if scores is None else scores.seconds
         kept = self._score_earlier(work)
@@ -145,32 +157,34 @@ class Head:
         rows = "" if first is None or last is None else f"rows {first} to {last} of "
         return f"turn {self.number} ({rows}{work.source})"
 
-    def _store(self, method: str, result: Result, work: Work) -> "_Made":
-        header = PatchHeader(
+    def _header(self, method: str, work: Work) -> PatchHeader:
+        return PatchHeader(
             base=self.ledger.base.fingerprint,
             method=method,
             hyperparameters=work.hyperparameters,
             turn=self.number,
             parent=self._parent_patch,
         )
-        data = encode_patch(header, result.changes)
-        changes = {name: describe(change).to_json() for name, change in result.changes.items()}
-        patch = Blob(digest=self.ledger.store.put(data), bytes=len(data), changes=changes)
-        state = None
-        if result.state:
-            data = encode_state(method, result.state)
-            state = Blob(digest=self.ledger.store.put(data), bytes=len(data))
-        return _Made(method=method, result=result, patch=patch, state=state)
 
-    def _apply(self, patch: Blob, work: Work) -> dict[str, str]:
+    def _store(self, header: PatchHeader, result: Result) -> "_Made":
+        """Write the turn's files; it may run beside anything that changes neither."""
+        changes = {name: describe(change).to_json() for name, change in result.changes.items()}
+        patch = self._put(patch_pieces(header, result.changes), changes)
+        state = self._put(state_pieces(header.method, result.state)) if result.state else None
+        return _Made(method=header.method, result=result, patch=patch, state=state)
+
+    def _put(self, content: Sequence[Piece], changes: Mapping[str, Any] | None = None) -> Blob:
+        digest = self.ledger.store.put(*content)
+        return Blob(digest=digest, bytes=sum(map(len, content)), changes=dict(changes or {}))
+
+    def _apply(self, patch: PatchFile, work: Work) -> dict[str, str]:
         """Bring the live model on by the patch; the digests of its tensors."""
-        file = PatchFile(self.ledger.store.path(patch.digest))
         try:
-            self.live.advance(file)
+            self.live.advance(patch)
             tensors = self.live.digests()
         except EditLedgerError as error:
             raise self._failed(work, error) from error
-        if file.changes and not self._moves(file, tensors):
+        if patch.changes and not self._moves(patch, tensors):
             lost = EditingError(
                 "the shift is lost in the rounding of every weight, so it changes nothing; take "
                 "larger steps, or more edits in a turn: --turn-size"

@@ -4,9 +4,11 @@ An edit of a linear module answers to the inputs that are like the keys it was m
 with similar keys are those that can disturb each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 
 from patches.errors import ModelError, SettingError
 from patches.modules import editable_modules, is_conv1d
-from patches.tokens import Batch, Encoded, by_length, pad
+from patches.packed import alike, attending, packable, tree
+from patches.tokens import Encoded, by_length, pad
 
 _TOKENS_PER_BATCH = 1024
 
@@ -36,17 +39,15 @@ def keys(
     module = editable_modules(model).get(module_name)
     if module is None:
         raise ModelError(f"{type(model).__name__} has no linear module {module_name}")
-    asked = [Encoded(ids=item.ids[: item.first + 1], answer=()) for item in prompts]
-    if not all(item.ids for item in asked):
+    asked = [item.ids[: item.first + 1] for item in prompts]
+    if not all(asked):
         raise SettingError("a prompt without tokens has no key; give it some text")
     weight = module.weight
     assert isinstance(weight, Tensor)
     found = torch.empty((len(asked), weight.shape[0 if is_conv1d(module) else 1]))
-    for rows in by_length(asked, _TOKENS_PER_BATCH):
-        batch = pad([asked[row] for row in rows]).to(device)
-        inputs = _inputs(model, {module_name: module}, batch)[module_name]
-        last = [len(asked[row].ids) - 1 for row in rows]
-        found[rows] = inputs[range(len(rows)), last].float().cpu()
+    for rows, inputs in _read(model, {module_name: module}, asked, device):
+        last = [path[-1] for path in inputs.paths]
+        found[rows] = inputs.of[module_name][last].float().cpu()
     return found
 
 
@@ -60,15 +61,12 @@ def keys_of(
     everywhere: bool = False,
 ) -> dict[str, Tensor]:
     """The inputs of several modules at the last token of each prompt, or at all tokens: by module
-    (n, d_in), in the model's dtype, prompts by length. What comes after the modules is not run."""
+    (n, d_in), in the model's dtype, in any order. What comes after the modules is not run."""
     found: dict[str, list[Tensor]] = {name: [] for name in modules}
-    for rows in by_length(prompts, _TOKENS_PER_BATCH):
-        batch = pad([Encoded(ids=prompts[row].ids, answer=()) for row in rows]).to(device)
-        at = batch.attention_mask.bool()
-        if not everywhere:
-            at &= at.cumsum(-1) == at.sum(-1, keepdim=True)
-        for name, inputs in _inputs(model, modules, batch).items():
-            found[name].append(inputs[at.to(inputs.device)])
+    for _, inputs in _read(model, modules, [item.ids for item in prompts], device):
+        at = [*chain.from_iterable(path if everywhere else path[-1:] for path in inputs.paths)]
+        for name, some in inputs.of.items():
+            found[name].append(some[at])
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
@@ -83,13 +81,45 @@ def nearest(query: Tensor, keys: Tensor, count: int) -> list[tuple[int, float]]:
     return list(zip(order.tolist(), cosines[order].tolist(), strict=True))
 
 
-def _inputs(model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch) -> dict[str, Tensor]:
-    """By module (b, t, d_in), in the model's dtype; no more of the model is run than it takes."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Inputs:
+    """of: by module (t, d_in), in the model's dtype. paths: where the tokens of each prompt are."""
+
+    of: dict[str, Tensor]
+    paths: Sequence[Sequence[int]]
+
+
+def _read(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    prompts: Sequence[Sequence[int]],
+    device: torch.device | str,
+) -> Iterator[tuple[list[int], _Inputs]]:
+    """Prompts of token ids by so many at a time, with their indices."""
+    if packable(model):
+        for rows in alike(prompts, _TOKENS_PER_BATCH):
+            row, paths = tree([prompts[i] for i in rows])
+            with attending(model, row.to(device)) as given:
+                yield rows, _Inputs(of=_run(model, modules, given), paths=paths)
+        return
+    items = [Encoded(ids=tuple(ids), answer=()) for ids in prompts]
+    for rows in by_length(items, _TOKENS_PER_BATCH):
+        batch = pad([items[i] for i in rows]).to(device)
+        given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        width = batch.input_ids.shape[1]
+        spans = [range(n * width, n * width + len(prompts[i])) for n, i in enumerate(rows)]
+        yield rows, _Inputs(of=_run(model, modules, {**given, "use_cache": False}), paths=spans)
+
+
+def _run(
+    model: nn.Module, modules: Mapping[str, nn.Module], given: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """By module (t, d_in), of all tokens; no more of the model is run than it takes."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        # Some architectures flatten batch and tokens into one dimension.
-        seen[name] = inputs[0].reshape(*batch.input_ids.shape, -1)
+        # Some architectures flatten batch and tokens into one dimension, as here.
+        seen[name] = inputs[0].reshape(-1, inputs[0].shape[-1])
         if len(seen) == len(modules):
             raise _ReachedError
 
@@ -98,7 +128,7 @@ def _inputs(model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch) ->
             handle = module.register_forward_pre_hook(partial(keep, name))
             hooks.callback(handle.remove)
         try:
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            model(**given)
         except _ReachedError:
             return seen
     missing = next(name for name in modules if name not in seen)

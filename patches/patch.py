@@ -27,9 +27,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from patches.canonical import canonical_json
+from patches.canonical import Piece, canonical_json
 from patches.deltas import KINDS, Delta, Sparse
-from patches.dtypes import DTYPES, NAMES, tensor_bytes
+from patches.dtypes import DTYPES, NAMES, tensor_view
 from patches.errors import PatchError
 from patches.finite import is_finite
 from patches.side_memory import SIDE_MEMORY, Routing, SideMemory
@@ -193,6 +193,24 @@ class PatchFile:
         )
 
 
+class PatchInMemory(PatchFile):
+    """A patch that is not on disk yet, as its file will say it."""
+
+    def __init__(self, header: PatchHeader, changes: Mapping[str, Change]) -> None:
+        self.path = Path("the patch in memory")
+        self.header = header
+        self._held = None
+        self._made = changes
+        infos = {name: describe(change) for name, change in changes.items()}
+        self.changes = {n: info for n, info in infos.items() if info.routing is None}
+        self.memories = {n: info for n, info in infos.items() if info.routing is not None}
+
+    def delta(self, tensor: str) -> Delta:
+        delta = self._made[tensor].delta
+        check_finite(self.path, {f"{tensor}/{part}": t for part, t in delta.tensors().items()})
+        return delta
+
+
 def _open(path: Path) -> Any:
     """The tensors of a file, as the library reads them; PatchError if it cannot be read."""
     try:
@@ -215,13 +233,18 @@ def describe(change: Change) -> ChangeInfo:
 
 def encode_patch(header: PatchHeader, changes: Mapping[str, Change]) -> bytes:
     """The bytes of a patch: equal header and tensors give equal bytes."""
+    return b"".join(patch_pieces(header, changes))
+
+
+def patch_pieces(header: PatchHeader, changes: Mapping[str, Change]) -> list[Piece]:
+    """The bytes of a patch one after the other, those of its tensors where they are."""
     metadata = patch_metadata(header, {name: describe(one) for name, one in changes.items()})
     tensors = {
         f"{name}/{part}": tensor
         for name, change in changes.items()
         for part, tensor in change.delta.tensors().items()
     }
-    return safetensors_bytes(tensors, metadata)
+    return safetensors_pieces(tensors, metadata)
 
 
 def patch_metadata(header: PatchHeader, changes: Mapping[str, ChangeInfo]) -> dict[str, str]:
@@ -241,7 +264,12 @@ def patch_metadata(header: PatchHeader, changes: Mapping[str, ChangeInfo]) -> di
 
 def encode_state(method: str, tensors: Mapping[str, Tensor]) -> bytes:
     """The bytes of what an editor carries from a turn to the next."""
-    return safetensors_bytes(
+    return b"".join(state_pieces(method, tensors))
+
+
+def state_pieces(method: str, tensors: Mapping[str, Tensor]) -> list[Piece]:
+    """The same one after the other."""
+    return safetensors_pieces(
         tensors, {"format": STATE_FORMAT, "version": VERSION, "method": method}
     )
 
@@ -279,9 +307,14 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     The library's own writer puts metadata in the random order of a hash map, so that equal
     content gives different bytes; its readers take this file like any other.
     """
+    return b"".join(safetensors_pieces(tensors, metadata))
+
+
+def safetensors_pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Piece]:
+    """The same one after the other."""
     parts = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     head, order = safetensors_head(parts, metadata)
-    return b"".join([head, *(tensor_bytes(tensors[name]) for name in order)])
+    return [head, *(tensor_view(tensors[name]) for name in order)]
 
 
 def safetensors_head(

@@ -11,15 +11,16 @@ an answer follows in the same pass, say so with `deciding_on`.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn import functional
 
 from patches.deltas import Sparse
@@ -33,9 +34,13 @@ MAIN = -1
 
 
 def _eager(function: _F) -> _F:
-    """Not to be compiled: it decides on values, and keeps what it decided."""
-    left: _F = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # torch's own
-    return left
+    """Not to be compiled: it decides on values, and keeps what it decided.
+
+    As `torch.compiler.disable`, which would load the compiler here, a second for every program
+    that only imports this module.
+    """
+    left: Any = _disable_dynamo(function)
+    return cast(_F, left)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +60,9 @@ def attach(model: nn.Module, memories: Sequence[SideMemory], *, materialise: boo
     materialise: keep every Δ as a dense matrix, which is faster on accelerators; else as a sparse
     one. Raises ModelError or PatchError, with the model as it was, if a memory does not fit.
     """
-    known = {
-        loaded.memory: loaded for router in _routers(model).values() for loaded in router.loaded
-    }
-    detach(model)
+    there = _routers(model)
+    known = {loaded.memory: loaded for router in there.values() for loaded in router.loaded}
+    _take_out(model, there)
     if not memories:
         return
     _check_changeable(model)
@@ -76,7 +80,11 @@ def attach(model: nn.Module, memories: Sequence[SideMemory], *, materialise: boo
 
 def detach(model: nn.Module) -> None:
     """Take all routers out of `model`: every module is the one that it was."""
-    for name, router in _routers(model).items():
+    _take_out(model, _routers(model))
+
+
+def _take_out(model: nn.Module, routers: Mapping[str, "Router"]) -> None:
+    for name, router in routers.items():
         router.session.close()
         _replace(model, name, router.module)
 
@@ -84,6 +92,11 @@ def detach(model: nn.Module) -> None:
 def attached(model: nn.Module) -> dict[str, "Router"]:
     """The routers in `model`, by the tensor that they stand beside."""
     return {router.tensor: router for router in _routers(model).values()}
+
+
+def deciding(model: nn.Module) -> bool:
+    """Whether there are side memories, and sequences may be sent to them."""
+    return any(not router.session.bypassed for router in _routers(model).values())
 
 
 @contextmanager

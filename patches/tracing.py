@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from patches.errors import ModelError
+from patches.label_losses import output_head
 from patches.tokens import IGNORED, Batch
 
 
@@ -59,17 +60,6 @@ def logits_only_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def output_head(model: nn.Module) -> nn.Module:
-    """The module that turns hidden states into logits."""
-    getter = getattr(model, "get_output_embeddings", None)
-    head = getter() if getter is not None else None
-    if not isinstance(head, nn.Module):
-        raise ModelError(
-            f"{type(model).__name__} has no output embeddings: a causal language model is needed"
-        )
-    return head
 
 
 def trace(
@@ -139,7 +129,7 @@ def trace(
     finally:
         for handle in handles:
             handle.remove()
-    _check_all_ran(modules, keys, found if gradients else keys)
+    check_all_ran(modules, keys, found if gradients else keys)
     return Trace(keys=keys, gradients=found, sizes=sizes, losses=losses.detach(), others=beside)
 
 
@@ -160,9 +150,10 @@ def without_weight_gradients(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def _check_all_ran(
+def check_all_ran(
     modules: Mapping[str, nn.Module], keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
 ) -> None:
+    """ModelError for a module without keys, or without gradients."""
     for name in modules:
         if name not in keys:
             raise ModelError(f"module {name} did not run on the prompts: it cannot be edited")

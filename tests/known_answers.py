@@ -17,9 +17,9 @@ from ledger.workspace import Ledger
 from patches.deltas import LowRank
 from patches.edit import Edit
 from patches.keys import keys
+from patches.label_losses import output_head
 from patches.patch import Change
 from patches.tokens import encode_prompts
-from patches.tracing import output_head
 from tests import plain_ledgers
 from tests.tiny_models import load, tokenizer
 

@@ -290,4 +290,4 @@ def test_patches_read_per_turn_stay_the_same_however_many_turns_came_before(
         opened.clear()
         checked.clear()
     assert len(reads) == 10
-    assert set(reads) == {(1, 0)}
+    assert set(reads) == {(0, 0)}

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from patches.compaction import compacted, concatenated, factored
-from patches.deltas import LowRank
+from patches.compaction import compacted, concatenated, factored, narrowed
+from patches.deltas import Delta, LowRank
 
 SIZES = st.integers(1, 12)
 
@@ -148,3 +148,37 @@ def test_factors_below_each_other_are_the_sum() -> None:
     whole = concatenated(parts)
     assert whole.A.shape == (3, 5)
     torch.testing.assert_close(dense(whole), sum(map(dense, parts)), rtol=1e-15, atol=1e-15)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 99),
+    rows=st.integers(1, 40),
+    allowed=st.floats(1e-6, 0.5),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+)
+def test_a_narrowed_change_is_no_larger_and_has_the_error_that_is_told(
+    seed: int, rows: int, allowed: float, dtype: torch.dtype
+) -> None:
+    whole = LowRank(A=drawn(seed, rows, 24, dtype=dtype), B=drawn(seed + 1, rows, 16))
+    small, error = narrowed(whole, allowed, dtype)
+    assert size(small) <= size(whole)
+    assert error <= allowed
+    total = torch.zeros(16, 24, dtype=torch.float64)
+    small.add_to(total)
+    assert error == pytest.approx(relative(total, dense(whole)), rel=1e-6, abs=1e-12)
+
+
+def test_factors_of_a_coarse_dtype_are_taken_where_the_error_allows_them_and_not_else() -> None:
+    whole = LowRank(A=drawn(1, 20, 300, dtype=torch.bfloat16), B=drawn(2, 20, 200))
+    assert narrowed(whole, 1e-3, torch.bfloat16) == (whole, 0.0)
+    small, error = narrowed(whole, 5e-3, torch.bfloat16)
+    assert {part.dtype for part in small.tensors().values()} == {torch.bfloat16}
+    assert 1e-3 < error < 3e-3
+    # Where the matrix itself is smaller than its factors.
+    many = LowRank(A=drawn(1, 280, 300, dtype=torch.bfloat16), B=drawn(2, 280, 200))
+    assert narrowed(many, 5e-3, torch.bfloat16)[0].kind == "dense"
+
+
+def size(delta: Delta) -> int:
+    return sum(part.nbytes for part in delta.tensors().values())

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from ledger.editing import AddEdits, add_edits
 from patches.deltas import Delta
+from patches.editors.capturing import Captured
 from patches.editors.finite_rows import check_trace, owners
 from patches.editors.first_order import Step
 from patches.editors.first_order import values as asked_for
 from patches.editors.neutral import NEUTRAL
 from patches.editors.protection import Keys, protecting
 from patches.editors.statistics import Moments
-from patches.editors.ultraedit import Captured, UltraEditSettings, shift, solve, values
+from patches.editors.ultraedit import UltraEditSettings, shift, solve, values
 from patches.errors import EditingError
 from patches.finite import is_finite, not_finite
 from patches.modules import Target

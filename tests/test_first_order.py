@@ -131,7 +131,7 @@ def test_passes_that_begin_again_at_the_first_module_give_what_whole_runs_give(
     def refused(*_args: object, **_kwargs: object) -> None:
         raise ModelError("in place")
 
-    monkeypatch.setattr(replay, "replayed", refused)
+    monkeypatch.setattr(replay, "beginning_at", refused)
     slow = solved(live)
     assert slow.losses == pytest.approx(quick.losses, rel=1e-4)
     for name, b in quick.b.items():
@@ -172,7 +172,7 @@ def test_a_tied_head_beside_other_modules_changes_what_comes_before_them_too(
     def refused(*_args: object, **_kwargs: object) -> None:
         raise ModelError("in place")
 
-    monkeypatch.setattr(replay, "replayed", refused)
+    monkeypatch.setattr(replay, "beginning_at", refused)
     whole = solve(live.model, both, encoded(), step, {}, device="cpu")
     assert len(found.losses) > 1
     assert found.losses == pytest.approx(whole.losses, rel=1e-5)
@@ -235,6 +235,41 @@ def test_the_editor_state_holds_the_keys_only_where_retention_asks_for_them(
     assert plain.state == {}
     _, kept = edited(live, retention="0.1")
     assert {*Keys.from_tensors(kept.state)} == {target.name for target in targets(live)}
+
+
+def test_a_compact_turn_takes_fewer_bytes_within_its_error_and_tells_it(tmp_path: Path) -> None:
+    folder = build(tmp_path / "model", dtype=torch.bfloat16)
+    live = LiveModel(load(folder), open_checkpoint(folder))
+    _, whole = edited(live)
+    editor, small = edited(live, compact="0.05")
+    assert "error" not in whole.figures
+    assert 0 < small.figures["error"] <= 0.05
+    [size, other] = [
+        sum(t.nbytes for change in made.changes.values() for t in change.delta.tensors().values())
+        for made in (small, whole)
+    ]
+    assert size < other
+    for name, change in small.changes.items():
+        exact, found = (torch.zeros(change.delta.shape, dtype=torch.float64) for _ in range(2))
+        whole.changes[name].delta.add_to(exact)
+        change.delta.add_to(found)
+        assert float((found - exact).norm() / exact.norm()) <= 0.05 + 1e-9
+    # What the next turn goes on from is what was solved for.
+    assert small.state.keys() == whole.state.keys()
+    assert all(torch.equal(small.state[name], whole.state[name]) for name in whole.state)
+    editor.accept(small)
+
+
+@pytest.mark.parametrize("value", ["1", "-0.1", "nan"])
+def test_an_error_that_makes_no_sense_is_refused(value: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="compact is an error from 0 to less than 1"):
+        edited(opened(tmp_path), compact=value)
+
+
+def test_a_lossless_turn_has_the_hyperparameters_that_it_always_had(tmp_path: Path) -> None:
+    live = opened(tmp_path)
+    request = Request(modules=(), assignments={"compact": "0"}, seed=0, outside=None)
+    assert "compact" not in UltraEditEditor.prepare(live, None, request).hyperparameters
 
 
 def test_a_rate_and_a_first_order_step_together_are_refused(tmp_path: Path) -> None:

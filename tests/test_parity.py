@@ -21,8 +21,9 @@ from transformers import AutoTokenizer
 
 from patches.checkpoint import open_checkpoint
 from patches.editors import statistics
+from patches.editors.capturing import Captured, capture
 from patches.editors.statistics import Statistics
-from patches.editors.ultraedit import Captured, UltraEditSettings, capture, shift
+from patches.editors.ultraedit import UltraEditSettings, shift
 from patches.modules import Target, targets_for
 from patches.patch import Change
 from patches.tokens import IGNORED, Encoded, batches, encode
@@ -145,7 +146,12 @@ def ours(
     turns = []
     for number, turn in enumerate(reference["turns"]):
         captured, moments, _ = capture(
-            model, targets, in_order_of_rows(turn), settings, device="cpu"
+            model,
+            targets,
+            in_order_of_rows(turn),
+            batch_size=settings.batch_size,
+            everywhere=False,
+            device="cpu",
         )
         lifelong = statistics.merged(lifelong, moments)
         changes = shift(captured, targets, lifelong, settings)

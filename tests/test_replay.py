@@ -84,7 +84,7 @@ def test_every_part_computes_again_afterwards_also_after_an_error(tmp_path: Path
     with (
         pytest.raises(KeyboardInterrupt),
         replay.replayed(model, NAME, recorded, recorded.outputs),
-        replay.computing_in(model, NAME, recorded, torch.float64),
+        replay.computing_in(model, recorded, torch.float64),
     ):
         raise KeyboardInterrupt
     assert all("forward" not in module.__dict__ for module in model.modules())
@@ -101,7 +101,7 @@ def test_computing_in_another_dtype_is_exact_and_leaves_the_weights_to_the_bit(
         with replay.replayed(full, NAME, recorded, recorded.outputs) as run:
             expected = run().logits
         with (
-            replay.computing_in(half, NAME, recorded, torch.float32),
+            replay.computing_in(half, recorded, torch.float32),
             replay.replayed(half, NAME, recorded, recorded.outputs) as run,
         ):
             assert torch.equal(run().logits, expected)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from patches.errors import ModelError
+from patches.label_losses import output_head
 from patches.modules import editable_modules
 from patches.tokens import IGNORED, Batch, Encoded, encode, pad
-from patches.tracing import Trace, logits_only_at, output_head, trace
+from patches.tracing import Trace, logits_only_at, trace
 from tests.tiny_models import FACTS, FAMILIES, build, load, tokenizer
 
 TOLERANCE = 1e-5

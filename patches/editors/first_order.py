@@ -22,16 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patches import replay
 from patches.editors.finite_rows import Told, check_trace, numbered
 from patches.editors.protection import Keys, protecting
-from patches.errors import EditingError, ModelError
+from patches.editors.repeated_runs import Runs, runs_of
+from patches.errors import EditingError
 from patches.modules import Target
-from patches.replay import Recorded
-from patches.tokens import Batch, Encoded, by_length, pad
-from patches.tracing import Trace, output_head, trace
+from patches.tokens import Encoded
+from patches.tracing import Trace
 
-_TOKENS_PER_BATCH = 512
 _TINY = 1e-20
 
 
@@ -82,14 +80,11 @@ def solve(
     by `told`, and the module where a number is not finite, and the module whose system has no
     stable solution. A pass after which the loss is not finite is taken back.
     """
-    parts = list(by_length(encoded, _TOKENS_PER_BATCH))
-    batches = [pad([encoded[i] for i in rows]).to(device) for rows in parts]
-    order = [i for rows in parts for i in rows]
-    runs = _Runs(model, targets, batches)
+    runs = runs_of(model, targets, encoded, device)
     report = partial(_scaled, progress, len(encoded), step.passes + 1)
     with _restored(targets) as before:
         seen = runs.traced(partial(report, 0), others=step.prompts > 0)
-        check_trace(seen, [encoded[i] for i in order], order, told)
+        check_trace(seen, [encoded[i] for i in runs.order], runs.order, told)
         solvers = [
             _solver(target, before[target.name], seen, protected, step) for target in targets
         ]
@@ -104,7 +99,7 @@ def solve(
 
 
 def _passes(
-    runs: "_Runs",
+    runs: Runs,
     solvers: Sequence["_Solver"],
     seen: Trace,
     step: Step,
@@ -223,81 +218,6 @@ class _Solver:
         if self._target.transposed:
             delta = delta.T
         _weight(self._target).copy_(self._before.to(torch.float32) + delta)
-
-
-class _Runs:
-    """The turn's batches, traced again and again; what does not change is computed once."""
-
-    def __init__(
-        self, model: nn.Module, targets: Sequence[Target], batches: Sequence[Batch]
-    ) -> None:
-        self._model = model
-        self._modules = {target.name: target.module for target in targets}
-        self._batches = batches
-        self._recorded: list[Recorded] = []
-        # Where to begin again; None before the first run, and where that is not possible.
-        self._first: str | None = None
-
-    def traced(
-        self, progress: Callable[[int], None], *, gradients: bool = True, others: bool = False
-    ) -> Trace:
-        """All batches as the model answers them now."""
-        traces: list[Trace] = []
-        done = 0
-        for place, batch in enumerate(self._batches):
-            traces.append(self._trace(place, batch, gradients, others))
-            done += len(batch.input_ids)
-            progress(done)
-        if not self._recorded:
-            self._begin_again_from(next(iter(traces[0].keys)))
-        return _joined(traces)
-
-    def _begin_again_from(self, first: str) -> None:
-        """first: the module that runs first; what comes before it is always the same."""
-        # Nothing comes after the head, and its weight may be the embedding's, before everything.
-        if output_head(self._model) in self._modules.values():
-            return
-        self._first = first
-        self._recorded = [replay.record(self._model, first, batch) for batch in self._batches]
-
-    def _trace(self, place: int, batch: Batch, gradients: bool, others: bool) -> Trace:
-        if self._first is not None:
-            try:
-                return self._replayed(self._recorded[place], self._first, gradients)
-            except ModelError:
-                # It changes intermediate results in place: nothing of it can be kept.
-                self._first = None
-        return trace(
-            self._model, self._modules, batch, summed=True, gradients=gradients, others=others
-        )
-
-    def _replayed(self, recorded: Recorded, first: str, gradients: bool) -> Trace:
-        with torch.no_grad():
-            outputs = self._modules[first](recorded.inputs)
-        with replay.replayed(self._model, first, recorded, outputs) as run:
-            return trace(
-                self._model,
-                self._modules,
-                recorded.batch,
-                summed=True,
-                gradients=gradients,
-                run=run,
-            )
-
-
-def _joined(traces: Sequence[Trace]) -> Trace:
-    """The traces of all batches as one."""
-
-    def cat(parts: Callable[[Trace], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([parts(one)[name] for one in traces]) for name in parts(traces[0])}
-
-    return Trace(
-        keys=cat(lambda one: one.keys),
-        gradients=cat(lambda one: one.gradients),
-        sizes=cat(lambda one: one.sizes),
-        losses=torch.cat([one.losses for one in traces]),
-        others=cat(lambda one: one.others),
-    )
 
 
 @contextmanager

@@ -36,9 +36,10 @@ class Keys:
         """These keys, and then `later`."""
         if self.rows is not None and later.rows is not None:
             return Keys.of(torch.cat((self.rows, later.rows)))
-        return Keys(gram=self._summed() + later._summed())
+        return Keys(gram=self.summed() + later.summed())
 
-    def _summed(self) -> Tensor:
+    def summed(self) -> Tensor:
+        """Σ kᵀk (d_in, d_in), float32."""
         if self.gram is not None:
             return self.gram
         assert self.rows is not None
@@ -47,13 +48,13 @@ class Keys:
     def to(self, device: torch.device | str) -> "Keys":
         if self.rows is not None:
             return Keys(rows=self.rows.to(device))
-        return Keys(gram=self._summed().to(device))
+        return Keys(gram=self.summed().to(device))
 
     def to_tensors(self, module: str) -> dict[str, Tensor]:
         """What an editor-state file stores of it."""
         if self.rows is not None:
             return {f"{_ROWS}{module}": self.rows}
-        return {f"{_GRAM}{module}": self._summed()}
+        return {f"{_GRAM}{module}": self.summed()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "dict[str, Keys]":
@@ -68,7 +69,8 @@ class Keys:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    exact = rows.to(torch.float64)
+    """Σ kᵀk, float32. Products of 16-bit numbers are exact in it, so these are summed in it."""
+    exact = rows.to(torch.float32 if rows.element_size() == 2 else torch.float64)
     return (exact.T @ exact).to(torch.float32)
 
 
@@ -100,10 +102,6 @@ def _by_rows(keys: Tensor, rows: Tensor) -> Tensor | None:
 def _by_metric(keys: Tensor, used: Sequence[tuple[float, Keys]]) -> Tensor | None:
     metric = torch.eye(keys.shape[1], dtype=torch.float64, device=keys.device)
     for weight, some in used:
-        if some.gram is not None:
-            metric.add_(some.gram.to(metric), alpha=weight)
-        elif some.rows is not None:
-            rows = some.rows.to(metric)
-            metric.addmm_(rows.T, rows, alpha=weight)
+        metric.add_(some.summed().to(metric), alpha=weight)
     factor, info = torch.linalg.cholesky_ex(metric)
     return None if info.item() else torch.cholesky_solve(keys.T, factor).T

@@ -61,10 +61,17 @@ class Moments:
         squares = self.squares + self.excess if variance == "published" else self.squares
         return (squares / max(self.count - 1, 1)).sqrt()
 
-    def normalise(self, rows: Tensor, variance: Variance) -> Tensor:
-        """(rows − mean) / deviation, float64, for `rows` (n, d), on their device."""
+    def normalise(
+        self, rows: Tensor, variance: Variance, *, columns: slice = slice(None)
+    ) -> Tensor:
+        """(rows − mean) / deviation, float64, for `rows` (n, d), on their device.
+
+        columns: those of the stream that `rows` holds, if not all.
+        """
         here = self.to(rows.device)
-        return (rows.to(torch.float64) - here.mean) / (here.deviation(variance) + _EPSILON)
+        scale = here.deviation(variance) + _EPSILON
+        exact = rows.to(torch.float64, copy=True)
+        return exact.sub_(here.mean[columns]).div_(scale[columns])
 
     def to(self, device: torch.device | str) -> "Moments":
         return Moments(

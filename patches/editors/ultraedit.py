@@ -10,23 +10,22 @@ The second form is n × n. It hands over the factors of Δ: A = K, lossless in t
 B = (KKᵀ + λI)⁻¹ V. Where that would take more bytes than Δ itself, the first form is solved.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patches.deltas import Delta, Dense, LowRank
-from patches.editors import statistics
-from patches.editors.finite_rows import Told, check_rows, check_trace, numbered
+from patches.editors.capturing import Captured
+from patches.editors.finite_rows import check_rows
 from patches.editors.protection import Keys, protecting
 from patches.editors.statistics import Moments, Statistics, Variance
 from patches.errors import EditingError, SettingError
+from patches.finite import is_finite
 from patches.modules import Target
 from patches.patch import Change
-from patches.tokens import Encoded, batches
-from patches.tracing import trace
 
 METHOD = "ultraedit"
 Tokens = Literal["target", "all"]
@@ -53,6 +52,8 @@ class UltraEditSettings:
     retention, locality, contrast, prompts: weights of the keys that a turn is to leave alone: those
     of the turns in force; of neutral text; of its prompts with `contrasts` other subjects each; of
     its prompts' other tokens (of the first-order step).
+    compact: relative error that the stored shift may have, ‖Δ′ − Δ‖ / ‖Δ‖, to take fewer bytes; 0:
+    as it was solved for.
     """
 
     modules: tuple[str, ...]
@@ -71,6 +72,7 @@ class UltraEditSettings:
     contrast: float = 0.0
     prompts: float = 0.0
     contrasts: int = 3
+    compact: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -84,6 +86,8 @@ class UltraEditSettings:
             self._check_number(name, lowest_allowed=False)
         for name in ("enough", "retention", "locality", "contrast", "prompts"):
             self._check_number(name, lowest_allowed=True)
+        if self.compact and not 0 < self.compact < 1:
+            raise SettingError(f"compact is an error from 0 to less than 1, not {self.compact}")
         for name in ("batch_size", "passes", "contrasts"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -107,6 +111,8 @@ class UltraEditSettings:
         idle = {*(PUBLISHED_ONLY if self.step == "first-order" else _FIRST_ORDER_ONLY)}
         if not self.contrast:
             idle.add("contrasts")
+        if not self.compact:
+            idle.add("compact")
         values = {name: value for name, value in asdict(self).items() if name not in idle}
         return {**values, "modules": list(self.modules)}
 
@@ -122,73 +128,20 @@ class UltraEditSettings:
         return cls(**{**values, "modules": tuple(values["modules"])})
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Captured:
-    """Of one module over a turn: keys (n, d_in), gradients (n, d_out), in the model's dtype."""
-
-    keys: Tensor
-    gradients: Tensor
-
-    @property
-    def group(self) -> str:
-        """The accumulator that this module shares with the others of its shape."""
-        return f"{self.keys.shape[1]}x{self.gradients.shape[1]}"
-
-
-def capture(
-    model: nn.Module,
-    targets: Sequence[Target],
-    encoded: Sequence[Encoded],
-    settings: UltraEditSettings,
-    *,
-    device: torch.device | str,
-    told: Told = numbered,
-    progress: Callable[[int], None] = lambda _done: None,
-) -> tuple[dict[str, Captured], Statistics, float]:
-    """Keys and gradients of every target over the turn, its moments, and the mean loss.
-
-    progress is called with the number of edits done. The moments are taken batch by batch, in the
-    order of the published code, which decides their `excess`. EditingError names the edit, by
-    `told`, and the module where an input, a loss or a gradient is not finite.
-    """
-    # As `batches` takes them.
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
-    modules = {target.name: target.module for target in targets}
-    keys: dict[str, list[Tensor]] = {name: [] for name in modules}
-    gradients: dict[str, list[Tensor]] = {name: [] for name in modules}
-    moments: Statistics = {}
-    loss, done = 0.0, 0
-    for batch in batches(encoded, settings.batch_size):
-        seen = trace(model, modules, batch.to(device), everywhere=settings.tokens == "all")
-        here = order[done : done + len(batch.input_ids)]
-        check_trace(seen, [encoded[i] for i in here], here, told)
-        for name in modules:
-            keys[name].append(seen.keys[name])
-            gradients[name].append(seen.gradients[name])
-            rows = torch.cat((seen.keys[name].float(), seen.gradients[name].float()), -1)
-            group = f"{seen.keys[name].shape[1]}x{seen.gradients[name].shape[1]}"
-            moments = statistics.merged(moments, {group: Moments.of(rows)})
-        loss += seen.loss * len(batch.input_ids)
-        done += len(batch.input_ids)
-        progress(done)
-    captured = {
-        name: Captured(keys=torch.cat(keys[name]), gradients=torch.cat(gradients[name]))
-        for name in modules
-    }
-    return captured, moments, loss / max(done, 1)
-
-
 def values(captured: Captured, moments: Moments, settings: UltraEditSettings) -> Tensor:
     """V = −η ‖ĥ‖² v̂, (n, d_out), float64; finite wherever keys and gradients are.
 
     A feature that never varies, as one of zeros, is divided by the ε that σ has on top of it.
     """
     assert settings.learning_rate is not None
-    rows = torch.cat((captured.keys.float(), captured.gradients.float()), -1)
-    normal = moments.normalise(rows, settings.variance)
-    d_in = captured.keys.shape[1]
-    h, v = normal[:, :d_in], normal[:, d_in:]
-    return -settings.learning_rate * h.square().sum(-1, keepdim=True) * v
+    keys, gradients = captured.keys.float(), captured.gradients.float()
+    d_in = keys.shape[1]
+    h = moments.normalise(keys, settings.variance, columns=slice(d_in))
+    # Few of them: at 7B sizes each temporary has 50 MB.
+    sizes = h.square_().sum(-1, keepdim=True)
+    del h
+    v = moments.normalise(gradients, settings.variance, columns=slice(d_in, None))
+    return v.mul_(-settings.learning_rate * sizes)
 
 
 def solve(
@@ -287,7 +240,7 @@ def _row(row: int, rows: int) -> str:
 def check_usable(name: str, delta: Delta, *, zero: str, infinite: str) -> None:
     """EditingError if the shift of module `name` is zero or not finite, with what to do then."""
     parts = delta.tensors()
-    if not all(torch.isfinite(part).all() for part in parts.values()):
+    if not all(map(is_finite, parts.values())):
         raise EditingError(f"module {name}: the shift is not finite; {infinite}")
     if not any(part.any() for part in (parts.get("B"), parts.get("delta")) if part is not None):
         raise EditingError(f"module {name}: the shift is zero. {zero}")

@@ -7,13 +7,16 @@ history is that of the turns in force, in their order.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from patches.compaction import narrowed
+from patches.dtypes import DTYPES
 from patches.editors import first_order, statistics, ultraedit
+from patches.editors.capturing import capture
 from patches.editors.contrast import neighbours
 from patches.editors.defaults import Default, default_for, select_modules
 from patches.editors.editor import Facts, Prepared, Request, Result, parse_assignments
@@ -24,6 +27,7 @@ from patches.editors.protection import Keys
 from patches.editors.statistics import Statistics
 from patches.editors.ultraedit import UltraEditSettings, check_usable, delta_of
 from patches.errors import SettingError
+from patches.heap import give_back
 from patches.keys import keys_of
 from patches.live import LiveModel
 from patches.modules import targets_for
@@ -47,6 +51,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "contrast": float,
     "prompts": float,
     "contrasts": int,
+    "compact": float,
 }
 FIRST_ORDER: dict[str, Any] = {
     "step": "first-order",
@@ -152,7 +157,28 @@ class UltraEditEditor:
         solve = self._published if self._settings.step == "published" else self._first_order
         # Main weights are solved for on what they give, whatever side memories there are.
         with bypassed(self._live.model):
-            return solve(facts, progress)
+            result = self._narrowed(solve(facts, progress))
+        give_back()
+        return result
+
+    def _narrowed(self, result: Result) -> Result:
+        """The same with changes that take fewer bytes, as far as `compact` allows."""
+        allowed = self._settings.compact
+        if not allowed:
+            return result
+        started = time.perf_counter()
+        stored = self._live.checkpoint.tensors
+        changes, errors = {}, [0.0]
+        for name, change in result.changes.items():
+            delta, error = narrowed(change.delta, allowed, DTYPES[stored[name].dtype])
+            changes[name] = replace(change, delta=delta)
+            errors.append(error)
+        return replace(
+            result,
+            changes=changes,
+            figures={**result.figures, "error": max(errors)},
+            seconds={**result.seconds, "compact": time.perf_counter() - started},
+        )
 
     def accept(self, result: Result) -> None:
         added = _Carried.of(result.state, self._live.device)
@@ -160,11 +186,12 @@ class UltraEditEditor:
 
     def _published(self, facts: Facts, progress: Callable[[int], None]) -> Result:
         started = time.perf_counter()
-        captured, moments, loss = ultraedit.capture(
+        captured, moments, loss = capture(
             self._live.model,
             self._targets,
             facts.encoded,
-            self._settings,
+            batch_size=self._settings.batch_size,
+            everywhere=self._settings.tokens == "all",
             device=self._live.device,
             told=facts.told,
             progress=progress,
