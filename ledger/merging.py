@@ -19,7 +19,8 @@ from ledger.workspace import Ledger
 from patches.deltas import Sparse
 from patches.edit import Edit
 from patches.editors.neutral import NEUTRAL
-from patches.editors.wise import METHOD, Matrix
+from patches.editors.wise import METHOD
+from patches.editors.wise_matrix import Matrix
 from patches.editors.wise_threshold import measured_routing
 from patches.errors import EditingError, HistoryError
 from patches.live import LiveModel
@@ -186,10 +187,13 @@ def merged_change(
     outside = [probe.prompt for edit in edits for probe in edit.locality]
     matrix = Matrix(live.model, name, form=form, device=live.device)
     dense = delta.dense(dtype=torch.float32, device=live.device)
+    asked = [
+        _fitting(tokenizer, prompts, longest)
+        for prompts in ([edit.prompt for edit in edits], [*NEUTRAL, *outside])
+    ]
     with bypassed(live.model):
         inside, beyond = (
-            matrix.activations_of(matrix.record(_fitting(tokenizer, prompts, longest)), dense)
-            for prompts in ([edit.prompt for edit in edits], [*NEUTRAL, *outside])
+            matrix.activations_of(matrix.record(prompts, as_asked=True), dense) for prompts in asked
         )
     routing = measured_routing(form, edits=inside, others=beyond, share=share, main=stored)
     return Change(delta=delta, transposed=first.transposed, routing=routing)

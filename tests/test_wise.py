@@ -18,8 +18,9 @@ from patches.deltas import Sparse
 from patches.dtypes import tensor_bytes
 from patches.edit import Edit, Probe
 from patches.editors import Facts, Request, Result, wise
-from patches.editors.wise import Lesson, Matrix, WiseSettings
+from patches.editors.wise import Lesson, WiseSettings
 from patches.editors.wise_editor import WiseEditor
+from patches.editors.wise_matrix import Matrix
 from patches.editors.wise_threshold import threshold
 from patches.errors import EditingError, SettingError
 from patches.live import LiveModel
@@ -127,7 +128,7 @@ def test_the_gradient_is_that_of_the_loss_through_the_whole_model(tmp_path: Path
     assert delta.grad is not None
     matrix = Matrix(live.model, NAME, form=Form(name="paper"), device=torch.device("cpu"))
     batch = wise._Batch(matrix, lessons(), mask, SETTINGS)
-    with torch.enable_grad(), batch.computing():
+    with torch.enable_grad(), matrix.computing(batch.lines[0]):
         found = batch.gradient(values)
     torch.testing.assert_close(found, delta.grad[mask], rtol=1e-3, atol=1e-6)
 

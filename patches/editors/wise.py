@@ -14,25 +14,22 @@ from that of the matrix's outputs, G: ∂L/∂Δ = Gᵀ A(x).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from patches import replay
 from patches.editors.finite_rows import Told, numbered
+from patches.editors.wise_matrix import Matrix, Prompts
 from patches.errors import EditingError, SettingError
-from patches.finite import is_finite
-from patches.replay import Recorded
-from patches.side_memory import FORMS, Form
-from patches.tokens import IGNORED, Encoded, pad
-from patches.tracing import logits_only_at, without_weight_gradients
+from patches.side_memory import FORMS
+from patches.tokens import Encoded
+from patches.tracing import without_weight_gradients
 
 METHOD = "wise"
-_TOKENS_PER_RECORD = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,94 +120,13 @@ class Trained:
     """What training came to.
 
     values: Δ at the masked entries, float32.  losses: −log P per target token, by edit.
-    wanted, outside: the sequences of all lessons in their order, for what is asked of them later.
+    outside: the prompts that it was kept away from.
     """
 
     values: Tensor
     losses: list[float]
     activation_loss: float
-    wanted: list[Recorded]
-    outside: list[Recorded]
-
-
-class Matrix:
-    """The module that gets the memory, in its model: what is recorded and replayed of it."""
-
-    def __init__(self, model: nn.Module, name: str, *, form: Form, device: torch.device) -> None:
-        self.model = model
-        self.name = name
-        self.form = form
-        self.device = device
-
-    def record(
-        self,
-        encoded: Sequence[Encoded],
-        *,
-        replayable: bool = False,
-        told: Told = lambda _index: "a prompt that must stay outside",
-    ) -> list[Recorded]:
-        """The sequences in their order, in batches of bounded size, in the dtype of training.
-
-        replayable: keep what a replay needs, which takes most of the memory. told: the sequence
-        with an index, for people. EditingError where what reaches the matrix, or what it gives, is
-        not finite at a token.
-        """
-        records: list[Recorded] = []
-        done = 0
-        for part in _parts(encoded):
-            recorded = replay.record(self.model, self.name, pad(part).to(self.device))
-            self._check_finite(recorded, done, told)
-            done += len(part)
-            if not replayable:
-                recorded = replace(recorded, before={})
-            records.append(replay.in_dtype(recorded, self.dtype(recorded)))
-        return records
-
-    def _check_finite(self, recorded: Recorded, first: int, told: Told) -> None:
-        real = recorded.batch.attention_mask.bool()
-        for what, rows in (("inputs", recorded.inputs), ("outputs", recorded.outputs)):
-            if is_finite(rows):
-                continue
-            broken = ~torch.isfinite(rows).all(-1) & real.to(rows.device)
-            if broken.any():
-                index = first + int(broken.any(-1).nonzero()[0])
-                raise EditingError(
-                    f"module {self.name}: {told(index)} gives {what} that are not finite; the "
-                    "edited model is broken, or needs --dtype float32"
-                )
-
-    def dtype(self, recorded: Recorded) -> torch.dtype:
-        """What training computes in: on a CPU float32, since 16 bits are slow and coarse there."""
-        return torch.float32 if recorded.inputs.device.type == "cpu" else recorded.inputs.dtype
-
-    def activations(self, recorded: Recorded, change: Tensor) -> Tensor:
-        """Δact of every sequence (b,). change: A(x) (W′ − W), (b, t, d_out)."""
-        each = self.form.distances(recorded.outputs, change)
-        return self.form.pooled(each, recorded.batch.prompts.to(each.device))
-
-    @torch.no_grad()
-    def activations_of(self, records: Sequence[Recorded], delta: Tensor) -> list[float]:
-        """Δact of every sequence for Δ (d_out, d_in), in their order."""
-        each: list[float] = []
-        for recorded in records:
-            here = delta.to(recorded.inputs.device)
-            change = functional.linear(recorded.inputs.to(delta.dtype), here)
-            each += self.activations(recorded, change).tolist()
-        return each
-
-    def losses(self, recorded: Recorded, change: Tensor) -> Tensor:
-        """−log P(y | x) per target token of every sequence (b,), with the side memory in place."""
-        wanted = recorded.batch.labels != IGNORED
-        labels = recorded.batch.labels[wanted]
-        outputs = recorded.outputs + change.to(recorded.outputs.dtype)
-        with (
-            logits_only_at(self.model, wanted),
-            replay.replayed(self.model, self.name, recorded, outputs) as run,
-        ):
-            logits = run().logits[0]
-        each = functional.cross_entropy(logits.float(), labels, reduction="none")
-        total = each.new_zeros(wanted.shape).masked_scatter(wanted, each).sum(-1)
-        return total / wanted.sum(-1)
+    outside: list[Prompts]
 
 
 def train(
@@ -219,7 +135,7 @@ def train(
     mask: Tensor,
     settings: WiseSettings,
     *,
-    always: Sequence[Recorded] = (),
+    always: Sequence[Prompts] = (),
     told: Told = numbered,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Trained:
@@ -232,8 +148,7 @@ def train(
     """
     values = torch.zeros(int(mask.sum()), device=mask.device)
     losses: list[float] = []
-    wanted: list[Recorded] = []
-    outside: list[Recorded] = []
+    outside: list[Prompts] = []
     activation = 0.0
     for start in range(0, len(lessons), settings.batch):
         part = lessons[start : start + settings.batch]
@@ -241,7 +156,7 @@ def train(
         with (
             torch.enable_grad(),
             without_weight_gradients(matrix.model),
-            step.computing(),
+            matrix.computing(step.lines[0]),
         ):
             optimiser = torch.optim.Adam([values], lr=settings.learning_rate)
             for done in range(settings.iterations):
@@ -250,19 +165,20 @@ def train(
                 progress(start + len(part) * (done + 1) // settings.iterations)
             found, activation = step.evaluate(values)
         losses += found
-        wanted += (replace(recorded, before={}) for recorded in step.wanted)
         outside += step.outside
     return Trained(
         values=values,
         losses=losses,
         activation_loss=activation,
-        wanted=wanted,
         outside=outside,
     )
 
 
 class _Batch:
-    """Lessons that are trained together. wanted, outside: their sequences."""
+    """Lessons that are trained together.
+
+    lines: their sequences.  outside: prompts that must stay outside, theirs and others.
+    """
 
     def __init__(
         self,
@@ -270,61 +186,53 @@ class _Batch:
         lessons: Sequence[Lesson],
         mask: Tensor,
         settings: WiseSettings,
-        always: Sequence[Recorded] = (),
+        always: Sequence[Prompts] = (),
         told: Told = numbered,
     ) -> None:
         self._matrix = matrix
         self._places = mask.reshape(-1).nonzero()[:, 0]
-        # Filled anew in every iteration; fresh memory would cost as much as the products.
-        self._delta = torch.zeros(mask.shape, device=mask.device)
-        self._gradient = torch.zeros_like(self._delta)
+        # First Δ, then its gradient, in every iteration: fresh memory would cost as much as the
+        # products.
+        self._dense = torch.zeros(mask.shape, device=mask.device)
         self._settings = settings
-        self._owners = [i for i, lesson in enumerate(lessons) for _ in lesson.wanted]
         self._count = len(lessons)
-        wanted = [e for lesson in lessons for e in lesson.wanted]
-        owners = self._owners
-        self.wanted = matrix.record(wanted, replayable=True, told=lambda i: told(owners[i]))
+        # Those with one context come one after the other, so that it is computed once.
+        owners, wanted = zip(*_in_turns([lesson.wanted for lesson in lessons]), strict=True)
+        self._owners: tuple[int, ...] = owners
+        self.lines = matrix.record_lines(wanted, told=lambda i: told(owners[i]))
         own = matrix.record([e for lesson in lessons for e in lesson.outside])
         self.outside = [*own, *always]
-
-    def computing(self) -> Any:
-        """The context in which the other methods are called."""
-        first = self.wanted[0]
-        dtype = self._matrix.dtype(first)
-        return replay.computing_in(self._matrix.model, self._matrix.name, first, dtype)
+        self._inside = [lines.prompts for lines in self.lines]
 
     def gradient(self, values: Tensor) -> Tensor:
         """Of the loss with respect to the masked entries."""
         delta = self._filled(values)
-        wanted, outside = self._changes(self.wanted, delta), self._changes(self.outside, delta)
-        total = self._settings.activation_weight * self._activation_loss(wanted, outside)
+        inside, outside = self._changes(self._inside, delta), self._changes(self.outside, delta)
+        total = self._settings.activation_weight * self._activation_loss(inside, outside)
         if total.requires_grad:
             torch.autograd.backward(total)
         sequences = len(self._owners)
         loss = total.item()
-        for recorded, change in zip(self.wanted, wanted, strict=True):
-            share = self._matrix.losses(recorded, change).sum() / sequences
-            torch.autograd.backward(share)
-            loss += share.item()
+        for lines, change in zip(self.lines, inside, strict=True):
+            losses = self._matrix.losses(lines, change, weight=1 / sequences)
+            loss += losses.sum().item() / sequences
         _check_finite(loss)
-        self._gradient.zero_()
-        pairs = zip((*self.wanted, *self.outside), (*wanted, *outside), strict=True)
-        for recorded, change in pairs:
+        gradient = self._dense.zero_()
+        pairs = zip((*self._inside, *self.outside), (*inside, *outside), strict=True)
+        for prompts, change in pairs:
             if change.grad is not None:
-                rows = recorded.inputs.reshape(-1, delta.shape[1])
-                slopes = change.grad.reshape(-1, delta.shape[0])
-                self._gradient.addmm_(slopes.T, rows.to(delta.dtype))
-        return self._gradient.view(-1)[self._places]
+                gradient.addmm_(change.grad.T, prompts.inputs.to(gradient.dtype))
+        return gradient.view(-1)[self._places]
 
     @torch.no_grad()
     def evaluate(self, values: Tensor) -> tuple[list[float], float]:
         """The loss of every edit over its sequences, and the activation loss."""
         delta = self._filled(values)
-        wanted, outside = self._changes(self.wanted, delta), self._changes(self.outside, delta)
-        activation = self._activation_loss(wanted, outside).item()
+        inside, outside = self._changes(self._inside, delta), self._changes(self.outside, delta)
+        activation = self._activation_loss(inside, outside).item()
         each: list[float] = []
-        for recorded, change in zip(self.wanted, wanted, strict=True):
-            each += self._matrix.losses(recorded, change).tolist()
+        for lines, change in zip(self.lines, inside, strict=True):
+            each += self._matrix.losses(lines, change).tolist()
         _check_finite(sum(each))
         totals, counts = [0.0] * self._count, [0] * self._count
         for owner, loss in zip(self._owners, each, strict=True):
@@ -333,30 +241,36 @@ class _Batch:
         return [total / count for total, count in zip(totals, counts, strict=True)], activation
 
     def _filled(self, values: Tensor) -> Tensor:
-        self._delta.view(-1).index_copy_(0, self._places, values)
-        return self._delta
+        self._dense.zero_().view(-1).index_copy_(0, self._places, values)
+        return self._dense
 
-    def _changes(self, records: Sequence[Recorded], delta: Tensor) -> list[Tensor]:
-        """A(x) Δ of every record, float32, each the start of a graph of its own."""
+    def _changes(self, prompts: Sequence[Prompts], delta: Tensor) -> list[Tensor]:
+        """A(x) Δ of all of them, float32, each the start of a graph of its own."""
         return [
-            functional.linear(recorded.inputs.to(delta.dtype), delta).requires_grad_()
-            for recorded in records
+            functional.linear(some.inputs.to(delta.dtype), delta).requires_grad_()
+            for some in prompts
         ]
 
-    def _activation_loss(self, wanted: list[Tensor], outside: list[Tensor]) -> Tensor:
-        inside = self._activations(self.wanted, wanted)
+    def _activation_loss(self, inside: list[Tensor], outside: list[Tensor]) -> Tensor:
+        within = self._activations(self._inside, inside)
         beyond = self._activations(self.outside, outside)
-        gaps = inside[:, None] - beyond[None, :]
+        gaps = within[:, None] - beyond[None, :]
         return (
             _violated(beyond - self._settings.alpha)
-            + _violated(self._settings.beta - inside)
+            + _violated(self._settings.beta - within)
             + _violated(self._settings.gamma - gaps)
         )
 
-    def _activations(self, records: Sequence[Recorded], changes: list[Tensor]) -> Tensor:
-        pairs = zip(records, changes, strict=True)
-        each = [self._matrix.activations(recorded, change) for recorded, change in pairs]
+    def _activations(self, prompts: Sequence[Prompts], changes: list[Tensor]) -> Tensor:
+        pairs = zip(prompts, changes, strict=True)
+        each = [self._matrix.activations(some, change) for some, change in pairs]
         return torch.cat(each) if each else torch.zeros(0, device=self._places.device)
+
+
+def _in_turns(groups: Sequence[Sequence[Encoded]]) -> list[tuple[int, Encoded]]:
+    """The first of every group with the group's index, then the second of every group, …"""
+    most = max(map(len, groups))
+    return [(i, group[n]) for n in range(most) for i, group in enumerate(groups) if n < len(group)]
 
 
 def _later(told: Told, start: int, index: int) -> str:
@@ -375,17 +289,3 @@ def _check_finite(loss: float) -> None:
         raise EditingError(
             f"the loss of training became {loss}; lower the rate: --set learning_rate=…"
         )
-
-
-def _parts(encoded: Sequence[Encoded]) -> list[Sequence[Encoded]]:
-    """Consecutive sequences whose padded tokens stay below a bound."""
-    parts: list[Sequence[Encoded]] = []
-    start, width = 0, 0
-    for end, item in enumerate(encoded):
-        width = max(width, len(item.ids))
-        if end > start and width * (end + 1 - start) > _TOKENS_PER_RECORD:
-            parts.append(encoded[start:end])
-            start, width = end, len(item.ids)
-    if encoded:
-        parts.append(encoded[start:])
-    return parts

@@ -57,7 +57,7 @@ def calibrated(
     Adam moves every masked entry by about its rate, so an input a moves what the matrix gives by
     about rate · ρ · ‖a‖₁ · √d_out: the rate is chosen so that this is a fixed share of S.
     """
-    recorded = replay.record(model, name, pad(sentences).to(device))
+    recorded = replay.record(model, name, pad(sentences).to(device), replayable=False)
     tokens = recorded.batch.attention_mask.bool()
     scale = recorded.outputs[tokens].float().norm(dim=-1).median().item()
     spread = recorded.inputs[tokens].float().abs().sum(-1).median().item()

@@ -8,7 +8,6 @@ turns in force: these are the editor state.
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,14 +20,14 @@ from patches.editors.contexts import write_contexts
 from patches.editors.defaults import select_modules
 from patches.editors.editor import Facts, Prepared, Request, Result, parse_assignments
 from patches.editors.neutral import NEUTRAL
-from patches.editors.wise import Lesson, Matrix, Trained, WiseSettings
+from patches.editors.wise import Lesson, Trained, WiseSettings
 from patches.editors.wise_defaults import calibrated, default_matrix
+from patches.editors.wise_matrix import Matrix, Prompts
 from patches.editors.wise_threshold import measured_routing
 from patches.errors import EditingError, SettingError
 from patches.live import LiveModel
 from patches.modules import targets_for
 from patches.patch import Change
-from patches.replay import Recorded
 from patches.routing import bypassed
 from patches.side_memory import Form, Routing
 from patches.tokens import Encoded, context_length, encode, encode_prompts
@@ -77,7 +76,7 @@ class WiseEditor:
         self._longest = context_length(live.model.config)
         self._pool = NEUTRAL if settings.pool is None else settings.pool
         # What reaches the matrix from them: main weights do not change while memories are added.
-        self._pool_records: tuple[list[Recorded], list[Recorded]] | None = None
+        self._pool_records: tuple[list[Prompts], list[Prompts]] | None = None
         self._earlier = list(earlier)
         [self._target] = targets_for(live.model, live.checkpoint, settings.modules)
         live.check_editable([self._target.tensor])
@@ -193,7 +192,7 @@ class WiseEditor:
             for edit, encoded in zip(facts.edits, facts.encoded, strict=True)
         ]
 
-    def _pool_of(self, matrix: Matrix) -> tuple[list[Recorded], list[Recorded]]:
+    def _pool_of(self, matrix: Matrix) -> tuple[list[Prompts], list[Prompts]]:
         """The sentences to train on, and those that are held out for the threshold."""
         if self._pool_records is None:
             pool = self._fitting(encode_prompts(self._tokenizer, self._pool))
@@ -265,18 +264,15 @@ class WiseEditor:
         matrix: Matrix,
         trained: Trained,
         lessons: Sequence[Lesson],
-        held_out: Sequence[Recorded],
+        held_out: Sequence[Prompts],
         delta: Sparse,
     ) -> Routing:
         """Taken from the memory as it is stored, on the prompts alone."""
         dense = delta.dense(dtype=torch.float32, device=self._live.device)
-        wanted = matrix.activations_of(trained.wanted, dense)
-        # The first of a lesson's sequences has no context.
-        firsts = accumulate([len(lesson.wanted) for lesson in lessons[:-1]], initial=0)
-        edits = [wanted[first] for first in firsts]
+        prompts = [_prompt(lesson.wanted[0]) for lesson in lessons]
         return measured_routing(
             self._form,
-            edits=edits,
+            edits=matrix.activations_of(matrix.record(prompts, as_asked=True), dense),
             others=matrix.activations_of([*trained.outside, *held_out], dense),
             share=self._settings.threshold,
             main=self._live.stored(self._target.tensor),
@@ -297,6 +293,12 @@ class WiseEditor:
                 "take the wrong way. Raise beta and gamma, or add locality prompts"
             )
         return tuple(notes)
+
+
+def _prompt(encoded: Encoded) -> Encoded:
+    """Without its answer."""
+    end = encoded.first + 1 if encoded.answer else None
+    return Encoded(ids=encoded.ids[:end], answer=())
 
 
 def _source(pool: Sequence[str] | None) -> str:
