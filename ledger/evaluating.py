@@ -21,7 +21,7 @@ from ledger.suite_scores import SUITE
 from ledger.suites import EDITS, TEACHER_FORCED, TEXT, Suite
 from ledger.suites.asking import OnEdits, OnText, Scored, parts
 from ledger.suites.running_text import cut, read_text
-from ledger.suites.teacher_forced import base_answers, outcomes
+from ledger.suites.teacher_forced import beside_base
 from ledger.turn import SAMPLE
 from ledger.workspace import Ledger
 from patches import evaluation
@@ -96,15 +96,10 @@ def measure(
     started = time.perf_counter()
     freely = bool(live.memories)
     watch = _Watch(progress, len(edits))
-    with live.at_base():
-        base = [
-            base_answers(live, tokenizer, some, freely=freely, progress=told)
-            for some, told in watch.parts("evaluate base", edits)
-        ]
     found = [
         outcome
-        for (some, told), before in zip(watch.parts("evaluate", edits), base, strict=True)
-        for outcome in outcomes(live, tokenizer, some, before, freely=freely, progress=told)
+        for some, told in watch.parts("evaluate", edits)
+        for outcome in beside_base(live, tokenizer, some, freely=freely, progress=told)
     ]
     return NewEvaluation(
         protocol=dict(evaluation.PROTOCOL),

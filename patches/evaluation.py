@@ -15,18 +15,18 @@ follows in the same pass.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from patches.asking import Told, ask, batches, limits
 from patches.edit import Edit
 from patches.generation import generate
-from patches.routing import attached, deciding_on
-from patches.tokens import IGNORED, Batch, Encoded, by_length, encode, pad
-from patches.tracing import logits_only_at
+from patches.shared_layers import SharedLayers
+from patches.tokens import Encoded, encode
 
 PROTOCOL = {"name": "teacher-forced", "version": 2}
 METRICS = (
@@ -46,7 +46,6 @@ METRICS = (
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 TOKENS = "locality_tokens"
 """Beside the metrics in the scores of an edit: the number of tokens behind its stability."""
-_TOKENS_PER_BATCH = 1024
 _HOPELESS = 100.0
 
 
@@ -126,21 +125,34 @@ def _pairs(edit: Edit) -> Iterable[tuple[str, str]]:
         yield edit.prompt, edit.old_target
 
 
-@torch.inference_mode()
 def answer(
     model: nn.Module,
     questions: Questions,
     *,
     device: torch.device | str,
     progress: Callable[[int], None] = lambda _done: None,
+    shared: SharedLayers | None = None,
 ) -> list[Answered]:
-    """What `model` says to every question, in their order; batched by length."""
+    """What `model` says to every question, in their order.
+
+    shared: is filled, and where it knows what is below, that is not computed again; for two states
+    of one model that are asked the same questions.
+    """
     results: dict[int, Answered] = {}
-    for indices in by_length(questions.encoded, _TOKENS_PER_BATCH):
-        batch = pad([questions.encoded[i] for i in indices]).to(device)
-        results.update(zip(indices, _answer_batch(model, batch), strict=True))
+    for number, indices in enumerate(batches(model, questions.encoded, limits(device))):
+        with nullcontext() if shared is None else shared.running(number):
+            told = ask(model, [questions.encoded[i] for i in indices], device=device)
+        results.update(zip(indices, map(_answered, told), strict=True))
         progress(len(results))
     return [results[i] for i in range(len(questions.encoded))]
+
+
+def _answered(told: Told) -> Answered:
+    return Answered(
+        predicted=told.predicted,
+        log_probability=-sum(told.losses) / len(told.losses),
+        routed=told.routed,
+    )
 
 
 @torch.inference_mode()
@@ -163,38 +175,6 @@ def answer_freely(
     for index, tokens in zip(wanted, generated, strict=True):
         found[index] = replace(found[index], generated=tokens)
     return found
-
-
-def _answer_batch(model: nn.Module, batch: Batch) -> list[Answered]:
-    wanted = batch.labels != IGNORED
-    labels = batch.labels[wanted]
-    with logits_only_at(model, wanted), deciding_on(model, batch.prompts):
-        logits = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).logits[0]
-    losses = functional.cross_entropy(logits.float(), labels, reduction="none").tolist()
-    predicted = logits.argmax(-1).tolist()
-    routed = _routed(model, len(wanted))
-    answers, start = [], 0
-    for row, count in enumerate(wanted.sum(-1).tolist()):
-        span = slice(start, start + count)
-        answers.append(
-            Answered(
-                predicted=tuple(predicted[span]),
-                log_probability=-sum(losses[span]) / count,
-                routed=routed[row],
-            )
-        )
-        start += count
-    return answers
-
-
-def _routed(model: nn.Module, count: int) -> list[bool | None]:
-    """Whether each sequence of the last batch went to a side memory of any router."""
-    decisions = [router.decision for router in attached(model).values()]
-    if not decisions:
-        return [None] * count
-    return [any(d is not None and d.routes[row] >= 0 for d in decisions) for row in range(count)]
 
 
 def score(

@@ -16,8 +16,8 @@ from torch.nn import functional
 from patches.tokens import IGNORED, Encoded, pad
 from patches.tracing import logits_only_at
 
-# Positions whose probabilities are in memory at once, in float32.
-_TOGETHER = 64
+# Positions whose probabilities are in memory at once, in float32: few enough for a cache.
+_TOGETHER = 8
 
 
 def windows(tokenizer: Any, text: str, *, window: int, stride: int) -> list[Encoded]:
@@ -85,7 +85,7 @@ def drift(base: Tensor, state: Tensor) -> tuple[list[float], list[bool]]:
         # Rounding may leave a little less than nothing.
         found = functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).clamp(min=0)
         divergences += found.tolist()
-    return divergences, (base.argmax(-1) == state.argmax(-1)).tolist()
+    return divergences, (base.max(-1).indices == state.max(-1).indices).tolist()
 
 
 def _portions(rows: Tensor) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from patches import evaluation
+from patches import asking
 from patches.edit import Edit, Probe
 from patches.evaluation import METRICS, TOKENS, Answered, Questions, Scores, answer, score, summary
 from tests.tiny_models import CONTEXT, VOCABULARY, build, load, tokenizer
@@ -171,7 +171,7 @@ def test_batching_does_not_show_in_the_answers(
     models: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
     expected = ask(models[0], questions())
-    monkeypatch.setattr(evaluation, "_TOKENS_PER_BATCH", tokens)
+    monkeypatch.setattr(asking, "PROCESSOR", asking.PROCESSOR._replace(tokens=tokens))
     done: list[int] = []
     answers = answer(models[0], questions(), device="cpu", progress=done.append)
     assert done[-1] == len(expected)

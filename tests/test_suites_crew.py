@@ -83,7 +83,7 @@ def test_one_crew_does_several_suites_on_one_model(taught: Ledger, text: Path) -
     for suite in SCORED:
         told(taught, suite, text, crew=crew, progress=watch)
     assert phases.count("load") == 2
-    assert set(phases) == {"load", "evaluate", "evaluate base", "generate", "read text"}
+    assert set(phases) == {"load", "evaluate", "generate", "read text"}
 
 
 def test_a_turn_of_several_jobs_is_scored_as_it_was_when_it_was_made(

@@ -15,6 +15,7 @@ from patches import evaluation
 from patches.edit import Edit
 from patches.evaluation import Answered, Questions
 from patches.live import LiveModel
+from patches.shared_layers import SharedLayers, shared_layers
 from patches.tokens import context_length
 
 Pairs = Mapping[tuple[str, str], Answered]
@@ -23,20 +24,13 @@ Pairs = Mapping[tuple[str, str], Answered]
 
 def score(asked: OnEdits, crew: Crew, *, progress: Progress = silent) -> Scored:
     """All metrics of `patches.evaluation`; those of free answers with side memories only."""
-    freely = asked.memories
-    cut = list(parts(asked.edits))
-    before = done(
+    found = done(
         crew,
-        [AskBase(edits=edits, freely=freely) for edits in cut],
-        phase="evaluate base",
+        [AskBoth(at=asked.at, edits=edits, freely=asked.memories) for edits in parts(asked.edits)],
+        phase="evaluate",
         progress=progress,
     )
-    jobs = [
-        AskState(at=asked.at, edits=edits, freely=freely, base=one.value)
-        for edits, one in zip(cut, before, strict=True)
-    ]
-    after = done(crew, jobs, phase="evaluate", progress=progress)
-    outcomes = [outcome for one in after for outcome in one.value]
+    outcomes = [outcome for one in found for outcome in one.value]
     base, state = ([outcome[side] for outcome in outcomes] for side in (0, 1))
     return Scored(
         protocol=dict(evaluation.PROTOCOL),
@@ -48,9 +42,25 @@ def score(asked: OnEdits, crew: Crew, *, progress: Progress = silent) -> Scored:
             summary_intervals(base, seed=asked.seed),
             summary_intervals(state, seed=asked.seed),
         ),
-        environment=after[0].environment,
-        seconds=sum(one.seconds for one in (*before, *after)),
+        environment=found[0].environment,
+        seconds=sum(one.seconds for one in found),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskBoth:
+    """A job: the outcomes of some edits in a state. freely: as in `base_answers`."""
+
+    at: int
+    edits: tuple[Edit, ...]
+    freely: bool
+
+    @property
+    def size(self) -> int:
+        return len(self.edits)
+
+    def run(self, live: LiveModel, tokenizer: Any) -> Done[list[Outcome]]:
+        return timed(live, lambda: beside_base(live, tokenizer, self.edits, freely=self.freely))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +99,37 @@ class AskState:
         )
 
 
+def beside_base(
+    live: LiveModel,
+    tokenizer: Any,
+    edits: Sequence[Edit],
+    *,
+    freely: bool,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> list[Outcome]:
+    """Of each of `edits` in the state that `live` is at, with what the base says asked now: what
+    both have in common runs once. The numbers are those of both asked apart."""
+    shared = None if freely else shared_layers(live.model, live.changed)
+    with live.at_base():
+        base = base_answers(
+            live,
+            tokenizer,
+            edits,
+            freely=freely,
+            progress=lambda done, of: progress(done, 2 * of),
+            shared=shared,
+        )
+    return outcomes(
+        live,
+        tokenizer,
+        edits,
+        base,
+        freely=freely,
+        progress=lambda done, of: progress(of + done, 2 * of),
+        shared=shared,
+    )
+
+
 def base_answers(
     live: LiveModel,
     tokenizer: Any,
@@ -96,13 +137,15 @@ def base_answers(
     *,
     freely: bool,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
+    shared: SharedLayers | None = None,
 ) -> Pairs:
     """What `live`, which is at the base, says to the questions of `edits`.
 
     freely: it is to stand beside a state with side memories. So it is also asked to generate, and
-    nothing of it goes to a memory. progress: gets what is done, and of how much.
+    nothing of it goes to a memory. progress: gets what is done, and of how much. shared: as in
+    `evaluation.answer`.
     """
-    questions, answers = _ask(live, tokenizer, edits, freely, progress)
+    questions, answers = _ask(live, tokenizer, edits, freely, progress, shared)
     if freely:
         answers = [replace(one, routed=False) for one in answers]
     return {pair: answers[place] for pair, place in questions.index.items()}
@@ -116,9 +159,10 @@ def outcomes(
     *,
     freely: bool,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
+    shared: SharedLayers | None = None,
 ) -> list[Outcome]:
     """Of each of `edits` in the state that `live` is at, beside what the base says."""
-    questions, answers = _ask(live, tokenizer, edits, freely, progress)
+    questions, answers = _ask(live, tokenizer, edits, freely, progress, shared)
     before = [base[pair] for pair in questions.index]
     found = evaluation.score(edits, questions, before, answers)
     return [(outcome.base, outcome.state) for outcome in found]
@@ -130,12 +174,17 @@ def _ask(
     edits: Sequence[Edit],
     freely: bool,
     progress: Callable[[int, int], None],
+    shared: SharedLayers | None,
 ) -> tuple[Questions, list[Answered]]:
     questions = Questions.of(edits, tokenizer, context_length(live.model.config))
     asked = len(questions.encoded)
     total = asked + freely * len(edits)
     answers = evaluation.answer(
-        live.model, questions, device=live.device, progress=lambda done: progress(done, total)
+        live.model,
+        questions,
+        device=live.device,
+        progress=lambda done: progress(done, total),
+        shared=shared,
     )
     if freely:
         answers = evaluation.answer_freely(
