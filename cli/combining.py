@@ -23,6 +23,7 @@ from cli.options import (
     seed_option,
 )
 from cli.rendering import METRICS, print_table, short, tell
+from cli.starting import importing
 from cli.watching import watching
 from ledger.wording import counted, score, turn_numbers, visible
 
@@ -183,8 +184,8 @@ def merge(
         return
     if not as_json:
         _print_conflicts(plan)
-    from ledger.joining import merge_branch
-
+    with importing():
+        from ledger.joining import merge_branch
     with watching(quiet=as_json) as progress:
         done = merge_branch(ledger, theirs, chosen, plan=plan, progress=progress)
     if as_json:

@@ -16,6 +16,8 @@ from cli.options import (
     print_json,
 )
 from cli.rendering import size, tell
+from cli.starting import importing
+from cli.states import link_option, print_applied, to_option, write_state
 from cli.watching import watching
 from ledger.wording import counted, turn_numbers
 
@@ -41,6 +43,8 @@ _ERROR = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
     help="Record tensors as low-rank factors where these are smaller and their relative error "
     "(Frobenius) is not larger.",
 )
+@to_option
+@link_option
 @message_option
 @branch_option
 @ledger_option
@@ -51,6 +55,8 @@ def import_(
     edited: str | None,
     base: str | None,
     max_error: float | None,
+    to: Path | None,
+    link: bool,
     message: str,
     ledger_dir: Path | None,
     as_json: bool,
@@ -62,7 +68,7 @@ def import_(
     exactly unless --max-error allows more. Only safetensors and JSON are read.
 
     \b
-    Example: ledger import ./lora-adapter -m "From the tuning of May"
+    Example: ledger import ./lora-adapter -m "From the tuning of May" --to ./patched
              ledger import --edited ./finetuned
              ledger import --base ./before --edited ./after --max-error 0.01
     """
@@ -70,10 +76,13 @@ def import_(
         raise click.UsageError("give an adapter, or a changed checkpoint with --edited")
     if source is not None and (base is not None or max_error is not None):
         raise click.UsageError("--base and --max-error go with --edited")
-    from ledger.importing import import_adapter, import_difference
-
+    with importing():
+        from ledger.applying import check_folder
+        from ledger.importing import import_adapter, import_difference
     with watching(quiet=as_json) as progress:
         ledger = opened(ledger_dir, working=True)
+        if to is not None:
+            check_folder(ledger, to)
         if source is not None:
             done = import_adapter(ledger, source, message=message, progress=progress)
         else:
@@ -81,10 +90,16 @@ def import_(
             done = import_difference(
                 ledger, edited, base=base, max_error=max_error, message=message, progress=progress
             )
+    applied = None if to is None else write_state(ledger, to, at=None, link=link, as_json=as_json)
     if as_json:
-        print_json(done.to_json())
+        written = None if applied is None else applied.to_json()
+        print_json({**done.to_json(), "applied": written})
+        return
+    _print_imported(done)
+    if applied is None:
+        tell("write the model with: ledger apply --to DIR")
     else:
-        _print_imported(done)
+        print_applied(applied)
 
 
 def _print_imported(done: "Imported") -> None:
@@ -96,7 +111,6 @@ def _print_imported(done: "Imported") -> None:
     )
     for note in done.notes:
         tell(f"note: {note}")
-    tell("write the model with: ledger apply --to DIR")
 
 
 @click.command(short_help="The changes without the base: a LoRA adapter, or plain tensors.")

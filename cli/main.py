@@ -1,6 +1,5 @@
 """The entry point: the commands, and the one place where an error becomes a sentence."""
 
-import gc
 import importlib
 import sys
 from typing import NoReturn
@@ -8,6 +7,7 @@ from typing import NoReturn
 import click
 
 from cli.rendering import short, tell
+from cli.starting import importing, leave_quickly
 from patches.errors import EditLedgerError, SettingError
 
 # What is wrong with a file may quote it.
@@ -58,14 +58,8 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, attribute = _COMMANDS[cmd_name]
-        # Imports leave no garbage: looking for it would take a tenth of the start.
-        gc.disable()
-        try:
+        with importing():
             command: click.Command = getattr(importlib.import_module(module), attribute)
-        finally:
-            # Nor will there be any among what is imported now.
-            gc.freeze()
-            gc.enable()
         return command
 
 
@@ -93,6 +87,7 @@ def commands() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one line on standard error."""
+    leave_quickly()
     try:
         commands.main(args=arguments, prog_name="ledger", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -18,6 +18,7 @@ from cli.options import (
     print_json,
 )
 from cli.rendering import size, tell
+from cli.starting import importing
 from cli.watching import watching
 from ledger.wording import numbers, turn_numbers
 
@@ -31,6 +32,14 @@ link_option = click.option(
     is_flag=True,
     help="Hard links for unchanged files: no bytes are copied, but a program that writes into "
     "such a file in place would change the base.",
+)
+
+
+to_option = click.option(
+    "--to",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also rewrite the model in this folder.",
 )
 
 
@@ -59,23 +68,25 @@ def apply(
     Example: ledger apply --to ./patched
              ledger apply --to ./as-of-turn-5 --at 5
     """
-    applied = _write(opened(ledger_dir), to, at=at, link=link, as_json=as_json)
+    applied = write_state(opened(ledger_dir), to, at=at, link=link, as_json=as_json)
     if as_json:
         print_json(applied.to_json())
     else:
-        _print_applied(applied)
+        print_applied(applied)
 
 
-def _write(
+def write_state(
     ledger: "Ledger", to: Path, *, at: int | str | None, link: bool, as_json: bool
 ) -> "Applied":
-    from ledger.applying import apply_to_folder
-
+    """Write the state at `at`, None for the head, with progress for people."""
+    with importing():
+        from ledger.applying import apply_to_folder
     with watching(quiet=as_json) as progress:
         return apply_to_folder(ledger, to, at=at, link=link, progress=progress)
 
 
-def _print_applied(applied: "Applied") -> None:
+def print_applied(applied: "Applied") -> None:
+    """Say what was written, for people."""
     what = f"{turn_numbers(applied.in_force)} in force" if applied.in_force else "nothing in force"
     tell(f"{applied.folder}: the model at turn {applied.turn}, with {what} ({applied.hash[:12]})")
     tell(
@@ -101,14 +112,6 @@ def rollback() -> None:
     Example: ledger rollback turn 3
              ledger rollback to 5 --to ./patched
     """
-
-
-to_option = click.option(
-    "--to",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Also rewrite the model in this folder.",
-)
 
 
 @rollback.command("turn")
@@ -173,7 +176,7 @@ def _roll_back(
         check_folder(ledger, to)
     with watching(quiet=as_json) as progress:
         done: RolledBack = undo(ledger, turn, message=message, progress=progress)
-    applied = None if to is None else _write(ledger, to, at=None, link=link, as_json=as_json)
+    applied = None if to is None else write_state(ledger, to, at=None, link=link, as_json=as_json)
     if as_json:
         content = done.to_json()
         content["applied"] = None if applied is None else applied.to_json()
@@ -186,6 +189,6 @@ def _roll_back(
         line += f", which takes {turn_numbers(done.separated)} apart again"
     tell(f"{line}; in force: {numbers(done.in_force)}")
     if applied is not None:
-        _print_applied(applied)
+        print_applied(applied)
     else:
         tell("rewrite the model with: ledger apply --to DIR")

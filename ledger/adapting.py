@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ledger.applying import Chosen, choose_state
-from ledger.models import empty_model, names_of
+from ledger.models import module_outline, names_of
 from ledger.progress import Progress, silent
 from ledger.refs import Rev
 from ledger.workspace import Ledger
@@ -112,7 +112,7 @@ def _check_settings(rank: int | None, max_error: float | None) -> None:
 
 def _modules(ledger: Ledger, chosen: Chosen, names: Sequence[str]) -> dict[str, _Module]:
     """The linear module of each tensor; ModelError if an adapter cannot change it."""
-    model = empty_model(ledger.checkpoint.folder)
+    model = module_outline(ledger.checkpoint)
     found = {}
     for name in names:
         digest = next(p.path.stem for p in chosen.state.patches if name in p.changes)

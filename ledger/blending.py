@@ -8,32 +8,22 @@ the blend back leaves the plain sum, with the memories side by side.
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ledger import database, environment, history
+from ledger import environment
 from ledger.copying import Draft
 from ledger.history import Step
-from ledger.merging import (
-    edit_turns_behind,
-    lowest_share,
-    merged_change,
-    notes_on,
-    one_tensor,
-    store_memory,
-)
-from ledger.models import load_model
 from ledger.progress import Progress, silent
 from ledger.recording import Blob, NewTurn
-from ledger.states import open_patch, open_state
+from ledger.states import open_patch
 from ledger.wording import turn_numbers
 from ledger.workspace import Ledger
 from patches.application import total_change
 from patches.deltas import Dense, Sparse
 from patches.errors import EditingError
-from patches.live import LiveModel
 from patches.merging import Merge, merged_totals
 from patches.patch import Change, PatchFile, PatchHeader, tensors_changed
 from patches.patch_writer import write_patch
@@ -51,7 +41,7 @@ class Blending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sides:
+class Sides:
     """Turns whose patches are blended."""
 
     ours: Sequence[Step]
@@ -65,9 +55,9 @@ class _Sides:
     def is_blend(self) -> bool:
         return bool(self.ours and self.theirs)
 
-    def only(self, chosen: Collection[int]) -> "_Sides":
+    def only(self, chosen: Collection[int]) -> "Sides":
         """Those with these numbers."""
-        return _Sides(
+        return Sides(
             ours=[step for step in self.ours if step.number in chosen],
             theirs=[step for step in self.theirs if step.number in chosen],
         )
@@ -95,9 +85,10 @@ def blend(
     shards = _by_tensor(ledger, since.only(with_memory))
     blended = {tensor: sides for tensor, sides in shards.items() if sides.is_blend}
     if blended:
-        live = _live(ledger, draft, blending, progress)
-        for sides in blended.values():
-            made.append(_blend_memories(ledger, draft, live, sides, blending))
+        # What runs a model, and takes seconds to load.
+        from ledger.blending_memories import blend_memories
+
+        made += blend_memories(ledger, draft, list(blended.values()), blending, progress=progress)
     if not made:
         notes.append(
             f"{blending.how.method} had nothing to blend, since not both sides have changed the "
@@ -106,7 +97,7 @@ def blend(
     return made, notes
 
 
-def _since(draft: Draft, fork: int) -> tuple[_Sides, list[str]]:
+def _since(draft: Draft, fork: int) -> tuple[Sides, list[str]]:
     """The turns of the state that are patches from after the fork, of both sides."""
     used = [step for step in draft.used if step.number > fork]
     spanning = [step for step in used if _reaches(draft.line, step, fork)]
@@ -119,7 +110,7 @@ def _since(draft: Draft, fork: int) -> tuple[_Sides, list[str]]:
             "are added as they are"
         )
     return (
-        _Sides(
+        Sides(
             ours=[step for step in used if step.number not in draft.sources],
             theirs=[step for step in used if step.number in draft.sources],
         ),
@@ -132,7 +123,7 @@ def _reaches(line: Sequence[Step], step: Step, fork: int) -> bool:
     return any(number <= fork or _reaches(line, line[number - 1], fork) for number in step.replaces)
 
 
-def _by_tensor(ledger: Ledger, sides: _Sides) -> dict[str, _Sides]:
+def _by_tensor(ledger: Ledger, sides: Sides) -> dict[str, Sides]:
     """The side memories of both sides, by the matrix beside which they stand."""
     turns: dict[str, set[int]] = {}
     for step in sides.both:
@@ -142,7 +133,7 @@ def _by_tensor(ledger: Ledger, sides: _Sides) -> dict[str, _Sides]:
 
 
 def _blend_weights(
-    ledger: Ledger, draft: Draft, sides: _Sides, blending: Blending, progress: Progress
+    ledger: Ledger, draft: Draft, sides: Sides, blending: Blending, progress: Progress
 ) -> Step:
     started = time.perf_counter()
     numbers = [step.number for step in sides.both]
@@ -178,7 +169,7 @@ def _blend_weights(
 
 
 def _blended(
-    ledger: Ledger, sides: _Sides, how: Merge, progress: Progress
+    ledger: Ledger, sides: Sides, how: Merge, progress: Progress
 ) -> Iterator[tuple[str, Change]]:
     """The blend tensor by tensor, each made when asked for."""
     ours, theirs = (
@@ -204,72 +195,3 @@ def _all_sparse(patches: Sequence[PatchFile], name: str) -> bool:
     return all(
         patch.changes[name].kind == Sparse.kind for patch in patches if name in patch.changes
     )
-
-
-def _live(ledger: Ledger, draft: Draft, blending: Blending, progress: Progress) -> LiveModel:
-    """A live model with the main weights of the state as it is to be."""
-    progress("load", 0, 1)
-    state = open_state(ledger, draft.line, [s for s in draft.used if not s.has_memory])
-    model = load_model(ledger.checkpoint.folder, dtype=blending.dtype, device=blending.device)
-    live = LiveModel(model, ledger.checkpoint)
-    live.set_state(state.patches)
-    progress("load", 1, 1)
-    return live
-
-
-def _blend_memories(
-    ledger: Ledger, draft: Draft, live: LiveModel, sides: _Sides, blending: Blending
-) -> Step:
-    started = time.perf_counter()
-    numbers = [step.number for step in sides.both]
-    memories = [
-        patch.memory(name, turn=step.number)
-        for step in sides.both
-        for patch in [open_patch(ledger, step)]
-        for name in patch.memories
-    ]
-    tensor = one_tensor(memories)
-    behind = edit_turns_behind(draft.line, sides.both)
-    recorded = [draft.sources.get(step.number, step) for step in sides.both]
-    with database.reading(ledger.engine) as session:
-        rows = history.edit_rows(session, [draft.source_id(step) for step in behind])
-        edits = [history.edit_of(row) for row in rows]
-        share = lowest_share(session, recorded)
-    change = merged_change(live, ledger, memories, edits, share, _of_shards(blending.how, sides))
-    assert change.routing is not None
-    settings = {
-        **blending.how.to_json(),
-        **blending.settings,
-        "merges": numbers,
-        "threshold": share,
-    }
-    patch = store_memory(
-        ledger, tensor, change, settings, len(draft.line) + 1, draft.used[-1].patch_digest
-    )
-    dtype = next(live.model.parameters()).dtype
-    new = NewTurn(
-        parent=None,
-        kind="merge",
-        method=blending.how.method,
-        hyperparameters=settings,
-        seed=blending.how.seed,
-        message=blending.message,
-        patch=patch,
-        environment=environment.describe(live.device, dtype),
-        seconds={"total": time.perf_counter() - started},
-        peak_memory=environment.peak_memory(live.device),
-        notes=notes_on(memories, change.routing),
-    )
-    return draft.merge(new, replaces=numbers)
-
-
-def _of_shards(how: Merge, sides: _Sides) -> Merge:
-    """The same with the weight of each side shared out among its shards."""
-    if how.weights is None:
-        return how
-    shares = [
-        weight / len(some)
-        for weight, some in zip(how.weights, (sides.ours, sides.theirs), strict=True)
-        for _ in some
-    ]
-    return replace(how, weights=tuple(shares))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ledger import database, history
-from ledger.adding import Added
 from ledger.branch_conflicts import winning
 from ledger.copying import Draft, told_turn
 from ledger.facts import Fact
@@ -26,6 +25,7 @@ from ledger.workspace import Ledger
 from patches.errors import HistoryError
 
 if TYPE_CHECKING:
+    from ledger.adding import Added
     from ledger.side_scores import SideScores
 
 
@@ -40,7 +40,7 @@ class Joined:
     plan: Plan
     rollback: int | None = None
     blends: list[int] = field(default_factory=list)
-    edited_again: list[Added] = field(default_factory=list)
+    edited_again: list["Added"] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     scores: list["SideScores"] = field(default_factory=list)
 
@@ -92,11 +92,12 @@ class _Merge:
         self._options = options
         self._progress = progress
 
-    def run(self, again: Sequence[Added]) -> Joined:
+    def run(self, again: "Sequence[Added]") -> Joined:
         """again: turns made before it."""
         plan, options = self._plan, self._options
         facts = winning(plan.conflicts, options.on_conflict)
-        _check_can_be_edited(self._ledger, facts)
+        if facts:
+            _check_can_be_edited(self._ledger, facts)
         rollback, blends, notes, note = self._record()
         made = _edit_again(self._ledger, note, facts, options, self._progress) if facts else []
         return Joined(
@@ -168,7 +169,7 @@ class _Merge:
             conflicts=len(plan.conflicts),
         )
 
-    def _scores(self, again: Sequence[Added]) -> "list[SideScores]":
+    def _scores(self, again: "Sequence[Added]") -> "list[SideScores]":
         from ledger.side_scores import score_sides
 
         plan, options = self._plan, self._options
@@ -217,7 +218,7 @@ def _edit_again(
     facts: Sequence[Fact],
     options: MergeBranch,
     progress: Progress,
-) -> list[Added]:
+) -> "list[Added]":
     """Edit the facts that are to hold after a merge once more."""
     from ledger.replaying import edit_again
 

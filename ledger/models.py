@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from patches.checkpoint import Checkpoint
+
 SPLIT = "split"
 """What names all accelerators together, as a device."""
 _WANTED = (
@@ -140,6 +142,15 @@ def empty_model(folder: Path) -> "nn.Module":
             f"({str(error).strip().splitlines()[0]})"
         ) from error
     return model.eval()
+
+
+def module_outline(checkpoint: "Checkpoint") -> "nn.Module":
+    """A model with the modules, parameters and ties of the one in `checkpoint`, for their names; it
+    cannot run. Without transformers where its tensors say all of that."""
+    from patches.outline import outlined
+
+    found = outlined(checkpoint)
+    return empty_model(checkpoint.folder) if found is None else found
 
 
 def names_of(model: "nn.Module", weight: object) -> list[str]:

@@ -1,5 +1,6 @@
 """The modules of a live model that can be edited, and the checkpoint tensors behind them."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +65,9 @@ def _is_linear(module: nn.Module) -> bool:
 
 def is_conv1d(module: nn.Module) -> bool:
     """GPT-2's linear layer, whose weight is stored transposed, (d_in, d_out)."""
-    # Here and not above: writing a checkpoint needs no transformers, which take a second to load.
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, Conv1D)
+    # Not imported: it takes a second to load, and before it is there no module can be one of it.
+    transformers = sys.modules.get("transformers.pytorch_utils")
+    return transformers is not None and isinstance(module, transformers.Conv1D)
 
 
 def parameters_by_tensor(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:

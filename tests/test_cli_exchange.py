@@ -104,9 +104,27 @@ def test_a_session_with_a_difference(edited: str, tmp_path: Path, capsys: Captur
     assert set(load_file("sums/delta.safetensors")) == {"model.norm.weight", f"{DOWN}.weight"}
 
 
+def test_an_import_writes_the_model_too_where_it_is_told_to(
+    ledger: Ledger, adapter: str, edited: str, tmp_path: Path, capsys: Capture
+) -> None:
+    told = done(capsys, "import", "--edited", edited, "--to", "out").out
+    assert "out: the model at turn 1, with turn 1 in force (" in told
+    assert "ledger apply" not in told
+    assert files(Path("out"))["model.safetensors"] == files(Path(edited))["model.safetensors"]
+    found = done(capsys, "import", adapter, "--to", "out", "--link", "--json").json()
+    assert (found["turn"], found["applied"]["turn"], found["applied"]["in_force"]) == (2, 2, [1, 2])
+    assert "all as recorded" in done(capsys, "verify", "--model", "out").out
+    before = contents(ledger)
+    outcome = call(capsys, "import", adapter, "--to", str(tmp_path))
+    assert outcome.status == 1
+    assert "so no ledger wrote it" in outcome.err
+    assert contents(ledger) == before
+
+
 @pytest.mark.usefixtures("ledger")
 def test_json_has_the_promised_keys(adapter: str, edited: str, capsys: Capture) -> None:
     keys = {"turn", "method", "source", "ranks", "errors", "patch_bytes", "notes", "seconds"}
+    keys.add("applied")
     found = done(capsys, "import", adapter, "--json").json()
     assert set(found) == keys
     assert (found["turn"], found["ranks"]) == (1, {f"{DOWN}.weight": 2})

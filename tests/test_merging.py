@@ -10,6 +10,9 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from peft.utils.merge_utils import calculate_majority_sign_mask, prune
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -66,6 +69,36 @@ def test_linear_and_slerp_give_the_published_numbers_for_what_those_look_at(k: i
     ways = torch.tensor([1 - 1 / k, 1 / k]).view(2, 1, 1)
     between = slerp(torch.stack([base, base + first]), ways, 1)
     torch.testing.assert_close(between, reference[f"dense.k{k}.slerp"], rtol=1e-6, atol=1e-6)
+
+
+@given(
+    numbers=arrays(
+        np.float32,
+        (3, 4, 5),
+        # Few values, so that many entries are as large as others; zeros of both signs.
+        elements=st.sampled_from([-2.0, -1.0, -0.0, 0.0, 1.0, 2.0, 1e-40, 3e38])
+        | st.floats(-8, 8, width=32),
+    ),
+    density=st.sampled_from([0.01, 0.1, 0.5, 0.53, 0.9]),
+    seed=st.integers(0, 9),
+)
+def test_trimming_dropping_and_electing_have_the_bits_of_peft(
+    numbers: NDArray[np.float32], density: float, seed: int
+) -> None:
+    deltas = torch.from_numpy(numbers)
+    trimmed = torch.stack([prune(delta, density, method="magnitude") for delta in deltas])
+    assert bits(merging._trimmed(deltas, density)) == bits(trimmed)
+    assert torch.equal(merging._agreeing(deltas), calculate_majority_sign_mask(deltas))
+    for rescale in (True, False):
+        torch.manual_seed(seed)
+        dropped = [prune(d, density, method="random", rescale=rescale) for d in deltas]
+        torch.manual_seed(seed)
+        found = merging._thinned(deltas, density, rescale=rescale)
+        assert bits(found) == bits(torch.stack(dropped))
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.numpy().tobytes()
 
 
 def test_ties_trims_elects_and_averages_those_that_agree() -> None:
