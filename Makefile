@@ -54,11 +54,20 @@ bench: model ## measure speed and size, printed as a table
 REFERENCE ?=
 WISE_REFERENCE ?=
 DATA ?= ledger/facts/world.json
+THETA ?=
+MERGEKIT ?=
 
-bench-compare: model ## measure beside checkouts of the published code: REFERENCE=path [DATA=file]
-	$(BIN)/python -m tests.benchmarks.compare --data $(DATA) \
+# Every one that was named is measured, also if an earlier one broke a promise.
+bench-compare: model ## beside other programs: REFERENCE=, WISE_REFERENCE= checkouts, THETA=, MERGEKIT= venvs
+	@test -n "$(REFERENCE)$(WISE_REFERENCE)$(THETA)$(MERGEKIT)" || \
+	  { echo "name what is on this machine, for one REFERENCE=path: tests/benchmarks/README.md"; exit 2; }
+	status=0; \
+	$(if $(REFERENCE)$(WISE_REFERENCE),$(BIN)/python -m tests.benchmarks.compare --data $(DATA) \
 	  $(if $(REFERENCE),--reference $(REFERENCE)) \
-	  $(if $(WISE_REFERENCE),--wise-reference $(WISE_REFERENCE))
+	  $(if $(WISE_REFERENCE),--wise-reference $(WISE_REFERENCE)) || status=1;) \
+	$(if $(THETA),$(BIN)/python -m tests.benchmarks.compare_theta --theta $(THETA) || status=1;) \
+	$(if $(MERGEKIT),$(BIN)/python -m tests.benchmarks.compare_mergekit --mergekit $(MERGEKIT) || status=1;) \
+	exit $$status
 
 clean: ## remove caches and build products; .venv and the model stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,12 +1,13 @@
-"""A turn of edits by this program beside one by checkouts of the published code.
+"""A turn of edits, and its scores, by this program beside checkouts of the published code.
 
     python -m tests.benchmarks.compare --data FILE [--reference FOLDER] [--wise-reference FOLDER]
-        [--rows N] [--wise-rows N] [--runs N] [--threads N …] [--json]
+        [--rows N] [--wise-rows N] [--wise-module NAME] [--runs N] [--threads N …] [--json]
 
 FOLDER: a checkout of github XiaojieGu/UltraEdit, of zjunlp/EasyEdit for WISE. FILE: rows in any
 layout that `ledger add-edits` knows, for WISE with locality prompts. Both programs get the same
 model, rows and hyperparameters, on the CPU, without scores, each turn in a process of its own with
 nothing but the model loaded; the two alternate, so that a slower moment of the machine meets both.
+Scores are taken apart: see `compare_scores`. KIND: ultraedit, scores or wise; default: all.
 Figures are medians. The exit status is 1 if a promise is not kept. Let nothing else run meanwhile.
 
 The docstrings of `published_turn` and `published_wise_turn` say what of them is theirs, and the
@@ -17,7 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,21 +31,22 @@ from patches.edit import Edit
 from patches.editors.ultraedit import UltraEditSettings
 from patches.errors import EditLedgerError
 from tests.benchmarks import machine
+from tests.benchmarks.apart import ComparisonError, run
+from tests.benchmarks.compare_scores import Scoring, scoring
 from tests.benchmarks.measurement import Measurement
 from tests.benchmarks.one_turn import Outcome, Task
 from tests.benchmarks.table import print_table
 
 _OURS = "own_turn"
+_KINDS = ("ultraedit", "scores", "wise")
 _ROWS, _WISE_ROWS, _RUNS = 100, 10, 5
-_FASTER, _SMALLER, _WISE_FASTER = 3.0, 1 / 3, 4.0  # beside the published code
+_FASTER, _SMALLER = 3.0, 1 / 3  # beside the published code
+_WISE_FASTER, _WISE_SMALLER = 4.0, 1 / 2
 _ALIKE = 0.05  # what two shifts may differ by: each program rounds to bfloat16 on its own way
+# Of SmolLM2's 30 layers the one that the promise is about.
+_WISE_MODULE = "*layers.22.mlp.down_proj"
 _TEMPLATES = 2  # texts put before the prompts of WISE
 _MEGA = 1e6
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-
-
-class ComparisonError(Exception):
-    """The two cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,31 +69,15 @@ class Pair:
         task = self.task
         for number in range(1, runs + 1):
             print(f"{self.name}, {threads} threads, run {number} …", file=sys.stderr, flush=True)
-            ours.append(_run(_OURS, task, threads, scratch))
+            ours.append(run(_OURS, task, threads, scratch))
             task = replace(task, hyperparameters=ours[-1].hyperparameters)
-            published.append(_run(self.other, task, threads, scratch))
+            published.append(run(self.other, task, threads, scratch))
             differences += _differences(ours[-1], published[-1])
         figures = list(_figures(self, threads, ours, published))
         if differences:
             what = "  norms of the shifts differ by at most"
             figures.append(Measurement(what=what, value=max(differences) * 100, unit="%"))
         return figures
-
-
-def _run(program: str, task: Task, threads: int, scratch: Path) -> Outcome:
-    with tempfile.TemporaryDirectory(dir=scratch) as own:
-        told, result = Path(own) / "task.json", Path(own) / "result.json"
-        replace(task, scratch=own).write(told)
-        done = subprocess.run(
-            [sys.executable, "-m", f"tests.benchmarks.{program}", str(told), str(result)],
-            env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ComparisonError(f"{program} has failed:\n{done.stderr[-2000:]}")
-        return Outcome.read(result)
 
 
 def _differences(ours: Outcome, published: Outcome) -> list[float]:
@@ -209,12 +194,33 @@ def _wise(options: argparse.Namespace, scratch: Path) -> Pair:
         rows=str(rows),
         edits=options.wise_rows,
         dtype="float32",
+        modules=[options.wise_module],
         settings={"templates": str(_TEMPLATES)},
         reference=_checkout(
             options.wise_reference, "easyeditor/models/wise/WISE.py", "zjunlp/EasyEdit"
         ),
     )
-    return Pair(name="WISE", task=task, other="published_wise_turn", faster=_WISE_FASTER)
+    return Pair(
+        name=f"WISE at {options.wise_module}",
+        task=task,
+        other="published_wise_turn",
+        faster=_WISE_FASTER,
+        smaller=_WISE_SMALLER,
+    )
+
+
+def _pairs(options: argparse.Namespace, scratch: Path) -> Iterator[Pair | Scoring]:
+    if options.reference and "ultraedit" in options.only:
+        yield _ultraedit(options, scratch)
+    if options.reference and "scores" in options.only:
+        yield _scores(options, scratch)
+    if options.wise_reference and "wise" in options.only:
+        yield _wise(options, scratch)
+
+
+def _scores(options: argparse.Namespace, scratch: Path) -> Scoring:
+    checkout = _checkout(options.reference, "editor/base.py", "XiaojieGu/UltraEdit")
+    return scoring(options.model.resolve(), options.data, options.rows, checkout, scratch)
 
 
 def _checkout(folder: Path, holds: str, repository: str) -> str:
@@ -234,8 +240,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path(model))
     parser.add_argument("--rows", type=int, default=_ROWS)
     parser.add_argument("--wise-rows", type=int, default=_WISE_ROWS)
+    parser.add_argument("--wise-module", default=_WISE_MODULE, metavar="NAME")
     parser.add_argument("--runs", type=int, default=_RUNS)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", nargs="+", choices=_KINDS, default=_KINDS)
     parser.add_argument("--json", action="store_true", dest="as_json")
     options = parser.parse_args(arguments)
     if options.reference is None and options.wise_reference is None:
@@ -254,9 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="ledger-compare-") as folder:
             scratch = Path(folder)
-            pairs = [_ultraedit(options, scratch)] if options.reference else []
-            pairs += [_wise(options, scratch)] if options.wise_reference else []
-            for pair in pairs:
+            for pair in _pairs(options, scratch):
                 for threads in options.threads:
                     figures += pair.measure(threads, runs=options.runs, scratch=scratch)
     except (ComparisonError, EditLedgerError) as error:

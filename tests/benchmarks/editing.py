@@ -13,7 +13,7 @@ from tests.benchmarks.measurement import Measurement
 
 FACTS = Path(ledger.__file__).parent / "facts" / "world.json"
 TURN_SIZE = 40
-_RUNS = 3
+_RUNS = 5
 _MEGA = 1e6
 
 

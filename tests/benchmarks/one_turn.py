@@ -20,6 +20,7 @@ class Task:
     """Edit the `edits` rows of the file `rows` in one turn, evaluation off.
 
     rows: JSON, with the fields of ZsRE: src, ans, loc, loc_ans. dtype: that the model runs in.
+    modules: names or patterns, or none for the method's own.
     settings: hyperparameters that this program is given. hyperparameters: all that it has settled
     on, for the published code to be run with. scratch: an empty folder. reference: a checkout of
     the published code.
@@ -32,6 +33,7 @@ class Task:
     dtype: str
     settings: dict[str, str]
     reference: str
+    modules: list[str] = field(default_factory=list)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     scratch: str = ""
 
@@ -49,7 +51,7 @@ class Outcome:
 
     left: bytes of what remains of the edits on disk, which took `keeping` seconds after the turn.
     norms: module → Frobenius norm of its shift, by which two programs show that they did the same.
-    passes: through the model, if they were counted.
+    passes: through the model, if they were counted. scores: metric → mean over the edits.
     """
 
     seconds: float
@@ -60,6 +62,7 @@ class Outcome:
     norms: dict[str, float] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     passes: int | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -67,6 +67,7 @@ def _options(task: Task) -> AddEdits:
         source=task.rows,
         mapping=_FIELDS,
         method=task.method,
+        modules=tuple(task.modules),
         turn_size=task.edits,
         settings=task.settings,
         device="cpu",

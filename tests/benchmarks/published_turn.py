@@ -40,9 +40,9 @@ _FEATURES = 128  # their config/editor/ultraedit.yaml: rows that are normalised 
 def main(task_file: str, result: str) -> None:
     """Make the turn of a task, and write what came of it."""
     task = Task.read(Path(task_file))
-    _make_importable(Path(task.reference))
+    make_importable(Path(task.reference))
     os.chdir(task.scratch)
-    config = _configuration(task)
+    config = configuration(task)
     model = importlib.import_module("model").make_model(config.model).to(config.model_device)
     editor = importlib.import_module("editor.ultraedit").ULTRAEDIT(config, model)
     tokenizer = AutoTokenizer.from_pretrained(config.model.name_or_path)
@@ -67,13 +67,14 @@ def _edit(editor: Any, loader: "DataLoader[Any]", shifts: dict[str, Tensor]) -> 
         editor.edit_model(shifts, False)
 
 
-def _make_importable(reference: Path) -> None:
+def make_importable(reference: Path) -> None:
+    """Their modules, from now on."""
     stand_in(_UNUSED)
     # Their modules are at the top, with names like `model`, `data` and `util`.
     sys.path.insert(0, str(reference))
 
 
-def _configuration(task: Task) -> Any:
+def configuration(task: Task) -> Any:
     """As their config/*.yaml, with the numbers of this program."""
     chosen = task.hyperparameters
     return SimpleNamespace(

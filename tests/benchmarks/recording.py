@@ -45,7 +45,7 @@ def measure(scratch: Path) -> list[Measurement]:
             unit="edits/s",
             beside="sqlite3.executemany of the same rows",
             other=EDITS / statistics.median(inserted),
-            limit=1 / 3,
+            limit=1 / 2,
         )
     ]
 

@@ -18,6 +18,7 @@ from patches.checkpoint import open_checkpoint
 from patches.deltas import Sparse
 from patches.edit import Edit, Probe
 from patches.editors import Facts, Request
+from patches.editors.defaults import select_modules
 from patches.editors.wise_editor import WiseEditor
 from patches.live import LiveModel
 from patches.routing import attach, detach
@@ -27,11 +28,12 @@ from tests.benchmarks.measurement import Measurement
 
 FACTS = Path(ledger.__file__).parent / "facts" / "world.json"
 EDITS = 5
-ITERATIONS = 25
+ITERATIONS = 10
 TEMPLATES = 2
+MODULE = "*layers.22.mlp.down_proj"  # of 30 layers
 MEMORIES = 5
 PROMPT, ANSWER = 64, 24
-_RUNS = 3
+_RUNS = 5
 
 
 def measure(model: Path) -> list[Measurement]:
@@ -58,7 +60,10 @@ def _training(folder: Path) -> list[Measurement]:
     tokenizer = load_tokenizer(folder)
     live = LiveModel(load_model(folder, dtype="float32", device="cpu"), open_checkpoint(folder))
     facts = _facts(tokenizer)
-    request = Request(assignments={"iterations": str(ITERATIONS), "templates": str(TEMPLATES)})
+    request = Request(
+        modules=select_modules(live.model, (MODULE,)),
+        assignments={"iterations": str(ITERATIONS), "templates": str(TEMPLATES)},
+    )
     settings = WiseEditor.prepare(live, tokenizer, request).hyperparameters
     editors = [
         WiseEditor.start(live, tokenizer, {**settings, "batch": batch}, []) for batch in (1, 100)
@@ -74,7 +79,7 @@ def _training(folder: Path) -> list[Measurement]:
             way()
             seconds.append((time.perf_counter() - started) / EDITS)
     plain, alone, together = (statistics.median(seconds) for seconds in took)
-    what = f"WISE, {ITERATIONS} iterations, {TEMPLATES + 1} contexts"
+    what = f"WISE at layer 22 of 30, {ITERATIONS} iterations, {TEMPLATES + 1} contexts"
     return [
         Measurement(
             what=f"{what}, {how}",
@@ -86,7 +91,7 @@ def _training(folder: Path) -> list[Measurement]:
         )
         for how, seconds, limit in (
             ("one edit after the other", alone, None),
-            ("together", together, 3.0),
+            ("together", together, 5.0),
         )
     ]
 
@@ -150,7 +155,7 @@ def _routing(folder: Path) -> list[Measurement]:
     model = load_model(folder, dtype="float32", device="cpu")
     memories = [_memory(model, turn) for turn in range(1, MEMORIES + 1)]
     took: dict[str, list[tuple[float, float]]] = {"none": [], "main": [], "side": []}
-    for _ in range(_RUNS * 2 + 1):
+    for _ in range(_RUNS + 2):
         for way, threshold in (("none", None), ("main", 1e9), ("side", 1e-9)):
             detach(model)
             if threshold is not None:
