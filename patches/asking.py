@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from patches.label_losses import forward_replaced, head_is_last, output_head, without_head
-from patches.packed import attending, packable, tree
+from patches.packed import packable, tree
+from patches.packed_attention import attending
 from patches.routing import attached, deciding_on
 from patches.shared_layers import layers_of
 from patches.tokens import IGNORED, Encoded, pad

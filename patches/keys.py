@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from patches.errors import ModelError, SettingError
 from patches.modules import editable_modules, is_conv1d
-from patches.packed import alike, attending, packable, tree
+from patches.packed import alike, packable, tree
+from patches.packed_attention import attending
 from patches.tokens import Encoded, by_length, pad
 
 _TOKENS_PER_BATCH = 1024

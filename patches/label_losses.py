@@ -111,13 +111,50 @@ def label_losses(
     losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     gradient = None if weights is None else torch.empty_like(hidden)
     for some in _even(len(hidden), _LABELS):
-        logits = _logits(head, hidden[some])
-        peaks = torch.stack([part.float().logsumexp(-1) for part in logits])
-        normaliser = peaks.logsumexp(0)
-        losses[some] = normaliser - _picked(logits, labels[some])
+        here = _Softmax(head, hidden[some], labels[some], keep=gradient is not None)
+        losses[some] = here.losses
         if gradient is not None and weights is not None:
-            gradient[some] = _gradient(head, logits, normaliser, labels[some], weights[some])
+            gradient[some] = here.gradient(weights[some])
     return losses, gradient
+
+
+class _Softmax:
+    """Of a few hidden states (n, d) at labels (n,). losses: (n,), float32.
+
+    keep: what the gradient needs, exp(logit − peak of its piece), in the model's dtype: no more of
+    a probability would reach the product with the weights.
+    """
+
+    def __init__(self, head: nn.Linear, hidden: Tensor, labels: Tensor, *, keep: bool) -> None:
+        self._head, self._labels = head, labels
+        self._kept: list[Tensor] = []
+        picked = torch.empty(len(labels), dtype=torch.float32, device=labels.device)
+        peaks, sums = [], []
+        for piece in _pieces(head):
+            logits = self._logits(hidden, piece).float()
+            rows = ((labels >= piece.start) & (labels < piece.stop)).nonzero().squeeze(-1)
+            picked[rows] = logits[rows, labels[rows] - piece.start]
+            peak = logits.amax(-1, keepdim=True)
+            powers = logits.sub_(peak).exp_()
+            peaks.append(peak.squeeze(-1))
+            sums.append(powers.sum(-1))
+            if keep:
+                self._kept.append(powers.to(hidden.dtype))
+        self._peaks = torch.stack(peaks)
+        self._normaliser = (self._peaks + torch.stack(sums).log()).logsumexp(0)
+        self.losses = self._normaliser - picked
+
+    def _logits(self, hidden: Tensor, piece: slice) -> Tensor:
+        bias = None if self._head.bias is None else self._head.bias[piece]
+        return functional.linear(hidden, self._head.weight[piece], bias)
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        """Of Σ w ℓ with respect to the hidden states (n, d), float32: w (Σ p W − W there)."""
+        total = self._head.weight[self._labels].float().neg_()
+        for powers, peak, piece in zip(self._kept, self._peaks, _pieces(self._head), strict=True):
+            share = (peak - self._normaliser).exp()
+            total.addcmul_((powers @ self._head.weight[piece]).float(), share[:, None])
+        return total.mul_(weights[:, None])
 
 
 def _even(count: int, most: int) -> Iterator[slice]:
@@ -129,37 +166,3 @@ def _even(count: int, most: int) -> Iterator[slice]:
 def _pieces(head: nn.Linear) -> Iterator[slice]:
     edges = [*range(0, head.out_features, _TOKENS), head.out_features]
     return (slice(*edge) for edge in pairwise(edges))
-
-
-def _logits(head: nn.Linear, hidden: Tensor) -> list[Tensor]:
-    """By piece of the vocabulary (n, v), in the model's dtype."""
-    biases = (None if head.bias is None else head.bias[piece] for piece in _pieces(head))
-    return [
-        functional.linear(hidden, head.weight[piece], bias)
-        for piece, bias in zip(_pieces(head), biases, strict=True)
-    ]
-
-
-def _picked(logits: list[Tensor], labels: Tensor) -> Tensor:
-    """The logits of the labels (n,), float32."""
-    number, place = labels // _TOKENS, labels % _TOKENS
-    found = torch.empty(len(labels), dtype=torch.float32, device=labels.device)
-    for piece, part in enumerate(logits):
-        rows = (number == piece).nonzero().squeeze(-1)
-        found[rows] = part[rows, place[rows]].float()
-    return found
-
-
-def _gradient(
-    head: nn.Linear, logits: list[Tensor], normaliser: Tensor, labels: Tensor, weights: Tensor
-) -> Tensor:
-    """Of Σ w ℓ with respect to what the head was given (n, d), float32."""
-    number, place = labels // _TOKENS, labels % _TOKENS
-    total = torch.zeros((len(labels), head.in_features), dtype=torch.float32, device=labels.device)
-    for number_here, piece in enumerate(_pieces(head)):
-        probabilities = logits[number_here].float().sub_(normaliser[:, None]).exp_()
-        rows = (number == number_here).nonzero().squeeze(-1)
-        probabilities[rows, place[rows]] -= 1
-        asked = probabilities.mul_(weights[:, None]).to(head.weight.dtype)
-        total += asked @ head.weight[piece]
-    return total

@@ -12,14 +12,12 @@ convolutions or recurrent layers, or have attention of their own.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from patches.routing import deciding
 
@@ -111,14 +109,6 @@ class Pack:
         )
 
 
-@dataclass(kw_only=True, eq=False)
-class Kept:
-    """By layer, the keys and values (t, heads, d) of the beginnings."""
-
-    tokens: int = 0
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
 def packable(model: nn.Module) -> bool:
     """Whether a packed run of `model` is known to give what a padded one gives.
 
@@ -175,122 +165,6 @@ def alike(sequences: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]
             some, done = [], 0
     if some:
         yield some
-
-
-@contextmanager
-def attending(
-    model: nn.Module,
-    row: Row,
-    *,
-    before: Kept | None = None,
-    keep: Kept | None = None,
-    to_the_end: bool = True,
-) -> Iterator[dict[str, Any]]:
-    """Inside, call `model` with these arguments to run it on `row`.
-
-    before: what was kept of the beginnings, which is used up. keep: is filled, and unless
-    `to_the_end` the run ends with `ReachedError` in the attention of the last layer, after which
-    nothing is left to keep.
-    """
-    from transformers import AttentionInterface
-
-    config: Any = model.config
-    layers = config.get_text_config().num_hidden_layers
-
-    def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **given: Any
-    ) -> Any:
-        if mask is not None or given.get("dropout"):
-            raise ValueError("a packed run has no mask and no dropout of its own")
-        keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-        if keep is not None:
-            keep.layers[module.layer_idx] = keys, values
-            if module.layer_idx == layers - 1 and not to_the_end:
-                raise ReachedError
-        if before is not None and before.tokens:
-            kept_keys, kept_values = before.layers.pop(module.layer_idx)
-            keys, values = torch.cat((kept_keys, keys)), torch.cat((kept_values, values))
-        here = row if row.order.device == query.device else row.to(query.device)
-        if not torch.is_grad_enabled():
-            return _attention(query, keys, values, here, given), None
-        # It takes little time and would keep much: it is done again on the way back.
-        found = checkpoint(
-            _attention, query, keys, values, here, given,
-            use_reentrant=False, preserve_rng_state=False,
-        )  # fmt: skip
-        return found, None
-
-    if keep is not None:
-        keep.tokens = len(row)
-    name = f"packed-{id(attend)}"
-    AttentionInterface.register(name, attend)
-    earlier = _switch(model, name)
-    try:
-        yield {"input_ids": row.ids, "position_ids": row.positions, "use_cache": False}
-    finally:
-        for holder, implementation in earlier:
-            holder._attn_implementation = implementation
-        del AttentionInterface._global_mapping[name]
-
-
-class ReachedError(Exception):
-    """The run has come as far as it is wanted."""
-
-
-def _switch(model: nn.Module, name: str) -> list[tuple[Any, str]]:
-    """Let every part of `model` attend by the function with this name; what they did before."""
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    earlier = [(config, config._attn_implementation) for config in configs.values()]
-    for config, _ in earlier:
-        config._attn_implementation = name
-    return earlier
-
-
-def _attention(
-    query: Tensor, keys: Tensor, values: Tensor, row: Row, given: dict[str, Any]
-) -> Tensor:
-    """query (1, h, t, d), keys and values (n, h', d) → (1, t, h, d), in the dtype of query.
-
-    In float32 at least: on short sequences that is faster than a fused kernel, and needs no
-    conversion of each product.
-    """
-    asked = query[0].transpose(0, 1)
-    parts = [_group(asked, keys, values, group, given) for group in row.groups]
-    found = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return found.index_select(0, row.order).to(query.dtype).unsqueeze(0)
-
-
-def _group(
-    asked: Tensor, keys: Tensor, values: Tensor, group: Group, given: dict[str, Any]
-) -> Tensor:
-    """asked (t, h, d), keys and values (n, h', d) → (r · s, h, d)."""
-    (r, s), length = group.queries.shape, group.keys.shape[1]
-    _, heads, d = asked.shape
-    shared = keys.shape[1]
-    exact = torch.promote_types(asked.dtype, torch.float32)
-
-    def of(tokens: Tensor) -> Tensor:
-        some = tokens.index_select(0, group.keys.flatten()).to(exact)
-        return some.view(r, length, shared, tokens.shape[-1]).transpose(1, 2)
-
-    q = asked.index_select(0, group.queries.flatten()).to(exact)
-    q = q.view(r, s, shared, heads // shared, d).permute(0, 2, 3, 1, 4).reshape(r, shared, -1, d)
-    scaling = given.get("scaling")
-    scores: Tensor = (q * (d**-0.5 if scaling is None else scaling)) @ of(keys).transpose(-1, -2)
-    if given.get("softcap") is not None:
-        scores = torch.tanh(scores / given["softcap"]) * given["softcap"]
-    hidden = _hidden(group, given.get("sliding_window"))
-    scores = scores.view(r, shared, heads // shared, s, length)
-    scores = scores.masked_fill(hidden[:, None, None], float("-inf"))
-    weights = scores.softmax(-1).view(r, shared, -1, length)
-    out: Tensor = (weights @ of(values)).view(r, shared, heads // shared, s, -1)
-    return out.permute(0, 3, 1, 2, 4).reshape(r * s, heads, -1)
-
-
-def _hidden(group: Group, window: int | None) -> Tensor:
-    """(r, s, l), which keys a query does not see; window: only so many are seen, with itself."""
-    hidden: Tensor = group.ahead < 0
-    return hidden if window is None else hidden.logical_or(group.ahead >= window)
 
 
 @dataclass(frozen=True, kw_only=True)

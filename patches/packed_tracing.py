@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from patches.label_losses import head_is_last, label_losses, output_head, without_head
-from patches.packed import Kept, Pack, ReachedError, Row, alike, attending, pack, packable
+from patches.packed import Pack, Row, alike, pack, packable
+from patches.packed_attention import Kept, ReachedError, attending
 from patches.tokens import Encoded
 from patches.tracing import Trace, check_all_ran, without_weight_gradients
 

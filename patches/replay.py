@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from patches import packed
 from patches.errors import ModelError
 from patches.label_losses import forward_replaced
+from patches.packed_attention import attending
 from patches.tokens import Batch
 
 Given = Batch | packed.Row
@@ -293,6 +294,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _run(model: nn.Module, given: Given) -> Any:
     if isinstance(given, packed.Row):
-        with packed.attending(model, given) as arguments:
+        with attending(model, given) as arguments:
             return model(**arguments)
     return model(input_ids=given.input_ids, attention_mask=given.attention_mask, use_cache=False)

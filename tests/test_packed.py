@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from patches.label_losses import head_is_last, label_losses, output_head
 from patches.modules import editable_modules
-from patches.packed import PACKABLE, Kept, ReachedError, attending, pack, packable, tree
+from patches.packed import PACKABLE, pack, packable, tree
+from patches.packed_attention import Kept, ReachedError, attending
 from patches.packed_tracing import parts, trace_part, traceable
 from patches.tokens import Encoded, pad
 from patches.tracing import Trace, trace
