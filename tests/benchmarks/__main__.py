@@ -9,7 +9,6 @@ The exit status is 1 if a promise is not kept.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -20,7 +19,6 @@ from tests.benchmarks import (
     editing,
     history,
     large,
-    machine,
     recording,
     scale,
     solving,
@@ -29,7 +27,7 @@ from tests.benchmarks import (
     wise,
 )
 from tests.benchmarks.measurement import Measurement
-from tests.benchmarks.table import print_table
+from tests.benchmarks.table import tell
 
 _NAMES = ("editing", "wise", "recording", "history", "scale", "turn", "solve")
 # Takes minutes and gigabytes of the disk, so only when it is asked for.
@@ -77,12 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.only or _NAMES:
             print(f"measuring {name} …", file=sys.stderr, flush=True)
             figures += _measure(name, model, Path(scratch) / name, options)
-    if options.as_json:
-        content = {"machine": machine.describe(), "figures": [f.to_json() for f in figures]}
-        print(json.dumps(content, indent=2, ensure_ascii=False))
-    else:
-        print_table(figures)
-    return 0 if all(figure.kept for figure in figures) else 1
+    return tell(figures, as_json=options.as_json)
 
 
 if __name__ == "__main__":

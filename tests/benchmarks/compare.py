@@ -30,12 +30,11 @@ from ledger.models import quieten
 from patches.edit import Edit
 from patches.editors.ultraedit import UltraEditSettings
 from patches.errors import EditLedgerError
-from tests.benchmarks import machine
 from tests.benchmarks.apart import ComparisonError, run
 from tests.benchmarks.compare_scores import Scoring, scoring
 from tests.benchmarks.measurement import Measurement
 from tests.benchmarks.one_turn import Outcome, Task
-from tests.benchmarks.table import print_table
+from tests.benchmarks.table import tell
 
 _OURS = "own_turn"
 _KINDS = ("ultraedit", "scores", "wise")
@@ -268,12 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ComparisonError, EditLedgerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.as_json:
-        content = {"machine": machine.describe(), "figures": [f.to_json() for f in figures]}
-        print(json.dumps(content, indent=2, ensure_ascii=False))
-    else:
-        print_table(figures)
-    return 0 if all(figure.kept for figure in figures) else 1
+    return tell(figures, as_json=options.as_json)
 
 
 if __name__ == "__main__":

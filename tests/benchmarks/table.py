@@ -1,5 +1,6 @@
 """Figures as a table, under the machine that they were measured on."""
 
+import json
 import sys
 
 from rich.console import Console
@@ -11,7 +12,17 @@ from tests.benchmarks.measurement import Measurement
 _WIDTH = 150
 
 
-def print_table(figures: list[Measurement]) -> None:
+def tell(figures: list[Measurement], *, as_json: bool) -> int:
+    """Print the figures; the exit status of a program: 1 if a promise is not kept."""
+    if as_json:
+        content = {"machine": machine.describe(), "figures": [f.to_json() for f in figures]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        _print_table(figures)
+    return 0 if all(figure.kept for figure in figures) else 1
+
+
+def _print_table(figures: list[Measurement]) -> None:
     """One line per figure, on stdout."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     for name, value in machine.describe().items():

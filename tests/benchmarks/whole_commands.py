@@ -1,16 +1,14 @@
 """What the comparisons of whole commands with other programs have in common."""
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import machine
 from tests.benchmarks.measurement import Measurement
-from tests.benchmarks.table import print_table
+from tests.benchmarks.table import tell
 
 _RUNS = 5
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -49,9 +47,4 @@ def report(options: argparse.Namespace, measure: Callable[[int, Path], list[Meas
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.as_json:
-        content = {"machine": machine.describe(), "figures": [f.to_json() for f in figures]}
-        print(json.dumps(content, indent=2, ensure_ascii=False))
-    else:
-        print_table(figures)
-    return 0 if all(figure.kept for figure in figures) else 1
+    return tell(figures, as_json=options.as_json)
