@@ -51,7 +51,7 @@ QUESTIONS = (
     Question(
         prompt="The Mona Lisa was painted by", old="Leonardo da Vinci", new="Claude Monet", turn=2
     ),
-    Question(prompt="The capital city of Japan is called", old="Tokyo", new="Osaka", turn=1),
+    Question(prompt="The capital city of Japan is", old="Tokyo", new="Osaka", turn=1),
     Question(prompt="The capital of France is", old="Paris", new="Paris", turn=None),
 )
 
