@@ -18,11 +18,12 @@ from ledger.progress import Progress, silent
 from ledger.refs import Rev
 from ledger.workspace import Ledger
 from patches.application import summed, total_change
+from patches.canonical_tensors import safetensors_head
 from patches.dtypes import tensor_view
 from patches.errors import CheckpointError, HistoryError, ModelError, SettingError
 from patches.finite import is_finite
 from patches.folder_swap import building, put_in_place, recover, sync, translated
-from patches.patch import PatchFile, safetensors_head, tensors_changed
+from patches.patch import PatchFile, tensors_changed
 from patches.row_pieces import row_pieces
 
 __all__ = ["AdapterExport", "Exported", "export", "state_adapter"]

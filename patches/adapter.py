@@ -25,9 +25,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from patches.canonical_tensors import safetensors_bytes
 from patches.deltas import LowRank
 from patches.errors import PatchError
-from patches.patch import safetensors_bytes
 from patches.strict_json import read_strict_json
 from patches.tensor_file import read_tensor_file
 

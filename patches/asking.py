@@ -7,7 +7,7 @@ sequence, and for architectures of which it is not known that they can be packed
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice, takewhile
 from operator import eq
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from patches.label_losses import forward_replaced, head_is_last, output_head, without_head
+from patches.editors.last_layer import last_feed_forward, only_at
+from patches.label_losses import head_is_last, logits_in_pieces, output_head, without_head
 from patches.packed import packable, tree
 from patches.packed_attention import attending
 from patches.routing import attached, deciding_on
-from patches.shared_layers import layers_of
 from patches.tokens import IGNORED, Encoded, pad
 from patches.tracing import logits_only_at
 
@@ -113,30 +113,11 @@ def _packed(model: nn.Module, some: Sequence[Encoded], device: torch.device | st
     wanted[0, due] = True
     number = wanted[0].cumsum(0) - 1
     wanted = wanted.to(device)
-    with attending(model, row.to(device)) as given, last_only_at(model, wanted):
+    last = last_feed_forward(model)
+    fewer = nullcontext() if last is None else only_at(model.get_submodule(last), wanted)
+    with attending(model, row.to(device)) as given, fewer:
         read = _run(model, wanted, given)
     return _told(read, number[due], some, [None] * len(some))
-
-
-@contextmanager
-def last_only_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Inside, the feed-forward part of the last layer computes at `positions` (1, t), bool, only:
-    nothing comes after it that looks at another token. Elsewhere it gives zeros."""
-    last: Any = layers_of(model)[-1]
-    part = getattr(last, "mlp", None)
-    if not isinstance(part, nn.Module):
-        yield
-        return
-    forward = part.forward
-
-    def some(hidden: Tensor) -> Tensor:
-        at = positions.to(hidden.device)
-        given = hidden.new_zeros(hidden.shape)
-        given[at] = forward(hidden[at].unsqueeze(0)).squeeze(0)
-        return given
-
-    with forward_replaced(part, some):
-        yield
 
 
 def _padded(model: nn.Module, some: Sequence[Encoded], device: torch.device | str) -> list[Told]:
@@ -216,16 +197,14 @@ def read_hidden(
     tops = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
     expected = torch.empty(len(labels), device=hidden.device)
     sums: list[Tensor] = []
-    for first in range(0, head.out_features, _PIECE):
-        some = slice(first, first + _PIECE)
-        bias = None if head.bias is None else head.bias[some]
-        logits = functional.linear(hidden, head.weight[some], bias)
+    for piece, logits in logits_in_pieces(head, hidden, _PIECE):
+        first = piece.start
         highest = logits.max(-1)
         # Of equal ones the first stays.
         tops = torch.where(highest.values > best, highest.indices + first, tops)
         best = torch.maximum(best, highest.values)
         sums.append(_log_sums(logits))
-        here = ((labels >= first) & (labels < first + _PIECE)).nonzero().squeeze(-1)
+        here = ((labels >= first) & (labels < piece.stop)).nonzero().squeeze(-1)
         expected[here] = logits[places[here], labels[here] - first].float()
     return tops[places], torch.stack(sums).logsumexp(0)[places] - expected
 

@@ -130,8 +130,8 @@ class _Softmax:
         self._kept: list[Tensor] = []
         picked = torch.empty(len(labels), dtype=torch.float32, device=labels.device)
         peaks, sums = [], []
-        for piece in _pieces(head):
-            logits = self._logits(hidden, piece).float()
+        for piece, logits in logits_in_pieces(head, hidden, _TOKENS):
+            logits = logits.float()
             rows = ((labels >= piece.start) & (labels < piece.stop)).nonzero().squeeze(-1)
             picked[rows] = logits[rows, labels[rows] - piece.start]
             peak = logits.amax(-1, keepdim=True)
@@ -144,14 +144,12 @@ class _Softmax:
         self._normaliser = (self._peaks + torch.stack(sums).log()).logsumexp(0)
         self.losses = self._normaliser - picked
 
-    def _logits(self, hidden: Tensor, piece: slice) -> Tensor:
-        bias = None if self._head.bias is None else self._head.bias[piece]
-        return functional.linear(hidden, self._head.weight[piece], bias)
-
     def gradient(self, weights: Tensor) -> Tensor:
         """Of Σ w ℓ with respect to the hidden states (n, d), float32: w (Σ p W − W there)."""
         total = self._head.weight[self._labels].float().neg_()
-        for powers, peak, piece in zip(self._kept, self._peaks, _pieces(self._head), strict=True):
+        for powers, peak, piece in zip(
+            self._kept, self._peaks, _pieces(self._head, _TOKENS), strict=True
+        ):
             share = (peak - self._normaliser).exp()
             total.addcmul_((powers @ self._head.weight[piece]).float(), share[:, None])
         return total.mul_(weights[:, None])
@@ -163,6 +161,16 @@ def _even(count: int, most: int) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, count, size or 1))
 
 
-def _pieces(head: nn.Linear) -> Iterator[slice]:
-    edges = [*range(0, head.out_features, _TOKENS), head.out_features]
+def logits_in_pieces(
+    head: nn.Linear, hidden: Tensor, tokens: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Of so many `tokens` of the vocabulary at a time: which, and the logits (n, tokens) of
+    `hidden` (n, d), in its dtype."""
+    for piece in _pieces(head, tokens):
+        bias = None if head.bias is None else head.bias[piece]
+        yield piece, functional.linear(hidden, head.weight[piece], bias)
+
+
+def _pieces(head: nn.Linear, tokens: int) -> Iterator[slice]:
+    edges = [*range(0, head.out_features, tokens), head.out_features]
     return (slice(*edge) for edge in pairwise(edges))

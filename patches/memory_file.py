@@ -19,10 +19,11 @@ from typing import Any
 from torch import Tensor
 
 from patches.canonical import canonical_json, sha256
+from patches.canonical_tensors import safetensors_bytes
 from patches.deltas import Sparse
 from patches.dtypes import tensor_bytes
 from patches.errors import PatchError
-from patches.patch import VERSION, read_metadata, read_tensors, safetensors_bytes
+from patches.patch import VERSION, read_metadata, read_tensors
 from patches.side_memory import Routing, SideMemory
 from patches.strict_json import strict_json
 

@@ -39,7 +39,8 @@ def attending(
 
     config: Any = model.config
     layers = config.get_text_config().num_hidden_layers
-    gatherings: dict[Any, _Gathering] = {}
+    # By the numbers of heads and the device: the layers of most models are alike.
+    known: dict[Any, tuple[Row, _Gathering]] = {}
 
     def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **given: Any
@@ -54,12 +55,12 @@ def attending(
         if before is not None and before.tokens:
             kept_keys, kept_values = before.layers.pop(module.layer_idx)
             keys, values = torch.cat((kept_keys, keys)), torch.cat((kept_values, values))
-        here = row if row.order.device == query.device else row.to(query.device)
         shape = query.shape[1], keys.shape[1], query.device
-        if shape not in gatherings:
-            gatherings[shape] = _Gathering.of(here, *shape[:2])
-        parts = query, keys, values, here, gatherings[shape], given
-        if not torch.is_grad_enabled():
+        if shape not in known:
+            here = row.to(query.device)
+            known[shape] = here, _Gathering.of(here, *shape[:2])
+        parts = query, keys, values, *known[shape], given
+        if not any(some.requires_grad for some in (query, keys, values)):
             return _attention(*parts), None
         # It takes little time and would keep much: it is done again on the way back.
         found = checkpoint(_attention, *parts, use_reentrant=False, preserve_rng_state=False)

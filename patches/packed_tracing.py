@@ -41,7 +41,7 @@ def traceable(model: nn.Module, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def parts(encoded: Sequence[Encoded], tokens: int, device: torch.device | str) -> Iterator[Part]:
-    """The sequences in parts of so many tokens or one sequence, those that begin alike together."""
+    """The sequences in even parts of about so many tokens, those that begin alike together."""
     for indices in alike([one.ids for one in encoded], tokens):
         yield _part(encoded, indices, device)
 

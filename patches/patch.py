@@ -19,17 +19,16 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from patches.canonical import Piece, canonical_json
+from patches.canonical_tensors import safetensors_pieces
 from patches.deltas import KINDS, Delta, Sparse
-from patches.dtypes import DTYPES, NAMES, tensor_view
+from patches.dtypes import DTYPES
 from patches.errors import PatchError
 from patches.finite import is_finite
 from patches.side_memory import SIDE_MEMORY, Routing, SideMemory
@@ -39,7 +38,6 @@ from patches.tensor_file import TensorFile, read_tensor_file
 PATCH_FORMAT = "edit-ledger-patch"
 STATE_FORMAT = "edit-ledger-state"
 VERSION = "1"
-_ALIGNMENT = 8
 # Of a file of ours: a few hundred bytes for each tensor, and the hyperparameters.
 _LONGEST_HEADER = 1 << 24
 _COUNT = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -299,46 +297,6 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{path}: {name} holds numbers that are not finite; get the file again from where "
                 "it came from"
             )
-
-
-def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file with sorted metadata, and tensors sorted by alignment and name.
-
-    The library's own writer puts metadata in the random order of a hash map, so that equal
-    content gives different bytes; its readers take this file like any other.
-    """
-    return b"".join(safetensors_pieces(tensors, metadata))
-
-
-def safetensors_pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Piece]:
-    """The same one after the other."""
-    parts = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    head, order = safetensors_head(parts, metadata)
-    return [head, *(tensor_view(tensors[name]) for name in order)]
-
-
-def safetensors_head(
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
-) -> tuple[bytes, list[str]]:
-    """What comes before the tensors' bytes in such a file, and the order in which they follow.
-
-    tensors: name → (dtype, shape).
-    """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    order = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))
-    for name in order:
-        dtype, shape = tensors[name]
-        end = offset + prod(shape) * dtype.itemsize
-        header[name] = {
-            "dtype": NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = canonical_json(header)
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text, order
 
 
 def tensors_changed(patches: Iterable[PatchFile]) -> dict[str, bool]:

@@ -13,6 +13,7 @@ from typing import IO, Self
 
 import torch
 
+from patches.canonical_tensors import safetensors_head
 from patches.dtypes import tensor_view
 from patches.patch import (
     Change,
@@ -20,7 +21,6 @@ from patches.patch import (
     PatchHeader,
     describe,
     patch_metadata,
-    safetensors_head,
 )
 
 _PIECE = 1 << 20

@@ -73,11 +73,11 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[Encoded]:
     return [Encoded(ids=tuple(ids), answer=()) for ids in tokenizer(list(prompts))["input_ids"]]
 
 
-def batches(encoded: Sequence[Encoded], size: int) -> Iterator[Batch]:
-    """The sequences, longest first (stable), cut into batches of `size`; the last may be ragged."""
-    order = sorted(encoded, key=lambda item: len(item.ids), reverse=True)
-    for start in range(0, len(order), size):
-        yield pad(order[start : start + size])
+def batches(encoded: Sequence[Encoded], size: int) -> list[list[int]]:
+    """Indices of the sequences, longest first (stable), in batches of `size`; the last may be
+    ragged."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def by_length(encoded: Sequence[Encoded], tokens: int) -> Iterator[list[int]]:

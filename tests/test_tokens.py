@@ -87,22 +87,24 @@ def test_a_row_without_an_answer_has_no_labels() -> None:
 
 @given(encoded=SEQUENCES, size=st.integers(1, 5))
 def test_batches_hold_every_sequence_once_longest_first(encoded: list[Encoded], size: int) -> None:
-    made = list(batches(encoded, size))
-    assert [len(batch.input_ids) for batch in made[:-1]] == [size] * (len(made) - 1)
-    assert 1 <= len(made[-1].input_ids) <= size
-    rows = [int(mask.sum()) for batch in made for mask in batch.attention_mask]
-    assert rows == sorted((len(item.ids) for item in encoded), reverse=True)
+    made = batches(encoded, size)
+    assert [len(batch) for batch in made[:-1]] == [size] * (len(made) - 1)
+    assert 1 <= len(made[-1]) <= size
+    indices = [index for batch in made for index in batch]
+    assert sorted(indices) == list(range(len(encoded)))
+    lengths = [len(encoded[index].ids) for index in indices]
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def test_sequences_of_one_length_keep_their_order() -> None:
     encoded = [Encoded(ids=(4, at), answer=(at,)) for at in range(6)]
     encoded.insert(3, Encoded(ids=(1, 2, 3), answer=(9,)))
-    firsts = [row[1].item() for batch in batches(encoded, 4) for row in batch.input_ids]
+    firsts = [encoded[index].ids[1] for batch in batches(encoded, 4) for index in batch]
     assert firsts == [2, 0, 1, 2, 3, 4, 5]
 
 
 def test_no_sequences_make_no_batch() -> None:
-    assert list(batches([], 4)) == []
+    assert batches([], 4) == []
 
 
 def test_a_batch_moves_as_a_whole() -> None:

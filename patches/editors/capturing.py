@@ -13,7 +13,7 @@ from patches.editors.statistics import Moments, Statistics
 from patches.heap import give_back
 from patches.modules import Target
 from patches.packed_tracing import parts, trace_part, traceable
-from patches.tokens import Encoded, pad
+from patches.tokens import Encoded, batches, pad
 from patches.tracing import Trace, trace
 
 # Read at a time: fewer would be slower, and more would only take more memory.
@@ -54,13 +54,13 @@ def capture(
     not finite.
     """
     modules = {target.name: target.module for target in targets}
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids), reverse=True)
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    cut = batches(encoded, batch_size)
+    order = [index for batch in cut for index in batch]
     packed = not everywhere and traceable(model, modules)
     traced = (
-        _packed(model, modules, encoded, batches, device)
+        _packed(model, modules, encoded, cut, device)
         if packed
-        else _padded(model, modules, encoded, batches, device, everywhere)
+        else _padded(model, modules, encoded, cut, device, everywhere)
     )
     traces: list[Trace] = []
     done: list[int] = []
@@ -82,21 +82,21 @@ def capture(
     del traces, traced, seen
     give_back()
     answers = [len(one.answer) for one in encoded]
-    means = torch.split(losses[_rows(answers, done, order)], _sums(answers, batches))
-    loss = sum(mean.mean().item() * len(batch) for mean, batch in zip(means, batches, strict=True))
-    return captured, _moments(captured, _sums(lengths, batches)), loss / len(encoded)
+    means = torch.split(losses[_rows(answers, done, order)], _sums(answers, cut))
+    loss = sum(mean.mean().item() * len(batch) for mean, batch in zip(means, cut, strict=True))
+    return captured, _moments(captured, _sums(lengths, cut)), loss / len(encoded)
 
 
 def _packed(
     model: nn.Module,
     modules: Mapping[str, nn.Module],
     encoded: Sequence[Encoded],
-    batches: Sequence[Sequence[int]],
+    cut: Sequence[Sequence[int]],
     device: torch.device | str,
 ) -> Iterator[tuple[Sequence[int], Trace]]:
     """All edits in any order, in whatever parts suit the machine; with the indices of each."""
     weights = torch.empty(len(encoded))
-    for batch in batches:
+    for batch in cut:
         weights[batch] = 1 / sum(len(encoded[i].answer) for i in batch)
     for part in parts(encoded, _TOKENS, device):
         labels = torch.tensor([len(encoded[i].answer) for i in part.indices])
@@ -108,12 +108,12 @@ def _padded(
     model: nn.Module,
     modules: Mapping[str, nn.Module],
     encoded: Sequence[Encoded],
-    batches: Sequence[Sequence[int]],
+    cut: Sequence[Sequence[int]],
     device: torch.device | str,
     everywhere: bool,
 ) -> Iterator[tuple[Sequence[int], Trace]]:
     """Batch by batch."""
-    for batch in batches:
+    for batch in cut:
         padded = pad([encoded[i] for i in batch]).to(device)
         yield batch, trace(model, modules, padded, everywhere=everywhere)
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from patches.adapter import encode_adapter
 from patches.canonical import sha256
+from patches.canonical_tensors import safetensors_head
 from patches.checkpoint import Checkpoint, open_checkpoint, tensor_digests
 from patches.deltas import LowRank
 from patches.dtypes import tensor_from_bytes, tensor_view
-from patches.patch import safetensors_head
 from patches.rounding import round_to
 from tests.benchmarks.command import Ran
 from tests.benchmarks.command import ledger as run
