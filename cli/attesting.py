@@ -61,6 +61,7 @@ def _print(found: "Attestation", out: Path | None) -> None:
         ("kind", "name", "turn", "hash"),
         [(ref.kind, ref.name, str(ref.turn), ref.hash) for ref in found.refs],
         right="turn",
+        whole="hash",
     )
     if found.signature is not None:
         tell(f"signed with the key {found.signature.key}")

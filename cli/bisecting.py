@@ -133,7 +133,6 @@ def _print_found(found: "Bisected") -> None:
             for step in found.steps
         ],
         right="turn",
-        text="says",
     )
     _print_verdict(found.culprit.turn, found.change, "the answer", len(found.steps), found.turns)
     tell("")
@@ -157,7 +156,6 @@ def _print_found(found: "Bisected") -> None:
                 for edit in found.neighbours.edits
             ],
             right="cosine|turn|row",
-            text="prompt",
         )
 
 

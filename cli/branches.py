@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import completing
 from cli.options import (
     STATE,
     TURN,
@@ -26,7 +27,7 @@ MOST = 100
 
 
 @click.command(short_help="List, make or delete branches.")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=completing.branches)
 @click.option(
     "--at",
     type=STATE,
@@ -68,7 +69,7 @@ def branch(
 
 
 @click.command(short_help="Work on another branch.")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=completing.branches)
 @click.option("-c", "--create", is_flag=True, help="Make the branch first.")
 @click.option("--at", type=STATE, metavar="TURN", help="With --create: where it begins.")
 @ledger_option
@@ -95,7 +96,7 @@ def switch(
 
 
 @click.command(short_help="List, make or delete tags.")
-@click.argument("name", required=False, metavar="[NAME]")
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=completing.tags)
 @click.argument("turn", required=False, type=TURN, metavar="[TURN]")
 @click.option("-f", "--force", is_flag=True, help="Move the tag if there is one.")
 @click.option("-d", "--delete", is_flag=True, help="Delete the tag; its turn stays.")
@@ -136,7 +137,7 @@ def tag(
 
 
 @click.command(short_help="How branches and tags have moved.")
-@click.argument("ref", required=False, metavar="[REF]")
+@click.argument("ref", required=False, metavar="[REF]", shell_complete=completing.refs)
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N moves.")
 @click.option("--all", "everything", is_flag=True, help=f"All, not only the last {MOST}.")
 @ledger_option
@@ -175,6 +176,7 @@ def reflog(
             )
             for move in shown
         ],
+        whole="when",
     )
     if len(moves) > len(shown) and not last:
         tell("there are earlier ones: --all, or --last N")
@@ -204,7 +206,6 @@ def _print_list(refs: list["Ref"], as_json: bool) -> None:
             for ref in refs
         ],
         right="turn",
-        text="message",
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import completing
 from cli.editing import print_conflicts, print_turn
 from cli.memories import weights_given
 from cli.options import (
@@ -104,7 +105,7 @@ def _what(turn: "Picked | Step") -> str:
 
 
 @click.command(short_help="Bring what another branch has into this one.")
-@click.argument("theirs", type=STATE, metavar="BRANCH")
+@click.argument("theirs", type=STATE, metavar="BRANCH", shell_complete=completing.branches)
 @click.option(
     "--strategy",
     type=click.Choice(["sum", "linear", "ties", "dare", "slerp"]),
@@ -272,7 +273,7 @@ def _print_conflicts(plan: "Plan") -> None:
         for one in plan.conflicts[:_SHOWN]
     ]
     headings = ("prompt", "ours", "turn", "theirs", "their turn")
-    print_table(headings, rows, right="turn|their turn", text="prompt")
+    print_table(headings, rows, right="turn|their turn")
     _print_more(len(plan.conflicts), "facts")
 
 

@@ -135,7 +135,6 @@ def _print_flips(found: "Comparison") -> None:
             for one in found.flipped[:_SHOWN]
         ],
         right="turn|row|A|B",
-        text="prompt",
     )
     if len(found.flipped) > _SHOWN:
         left = counted(len(found.flipped) - _SHOWN, "more edits")

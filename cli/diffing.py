@@ -105,7 +105,7 @@ def _print_facts(facts: "FactChanges", count: int, *, stat: bool) -> None:
     shown = [row for name, group in groups.items() for row in _fact_rows(name, group[:count])]
     if shown:
         headings = ("", "turns", "prompt", "old", "new")
-        print_table(headings, shown, right="turns", text="prompt")
+        print_table(headings, shown, right="turns")
     if not stat:
         for name, group in groups.items():
             if len(group) > count:
@@ -144,6 +144,7 @@ def _print_weights(weights: "WeightChanges") -> None:
                 for one in weights.tensors
             ],
             right="relative norm|rank|changed|cosine",
+            whole="tensor",
         )
     for side, sign in (("a", "-"), ("b", "+")):
         for memory in weights.memories:
@@ -183,7 +184,6 @@ def _print_scores(scores: "ScoreChanges", count: int, *, stat: bool) -> None:
                 for one in scores.edits[:count]
             ],
             right="turn|A|B",
-            text="prompt",
         )
     if len(scores.edits) > count and not stat:
         left = len(scores.edits) - count

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import completing
 from cli.options import (
     branch_option,
     device_option,
@@ -79,7 +80,7 @@ mapping_option = click.option(
 
 
 @click.command("add-edits", short_help="Edit the model with the facts in a file.")
-@click.argument("source")
+@click.argument("source", shell_complete=completing.files)
 @click.option("--turn-size", type=int, help="Edits per turn (default: ultraedit 100, wise 10).")
 @click.option(
     "--method",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import completing
 from cli.options import (
     at_option,
     branch_option,
@@ -30,7 +31,7 @@ _ERROR = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
 
 
 @click.command("import", short_help="Record an adapter, or the difference of two checkpoints.")
-@click.argument("source", required=False, metavar="[ADAPTER]")
+@click.argument("source", required=False, metavar="[ADAPTER]", shell_complete=completing.files)
 @click.option("--edited", metavar="MODEL", help="A checkpoint that another tool has changed.")
 @click.option(
     "--base",

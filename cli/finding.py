@@ -104,7 +104,7 @@ def _print_hits(hits: Iterable["Hit"], terms: "Terms") -> None:
         return _marked(cell, terms.spans(cell))
 
     styles = dict.fromkeys(("prompt", "target", "subject"), marked)
-    print_table(headings, rows, right="turn|row", text="prompt", styles=styles)
+    print_table(headings, rows, right="turn|row", styles=styles)
 
 
 def _marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
@@ -223,7 +223,6 @@ def _print_blame(ledger: "Ledger", text: str, found: "Blame", at: int | str | No
                 for edit in found.edits
             ],
             right="turn|row",
-            text="prompt",
         )
     else:
         tell(*_no_hit(ledger, text, at))
@@ -257,7 +256,7 @@ def _print_answers(asked: "Answers", *, one_prompt: bool) -> None:
         rows = [[row[0], *row[2:]] for row in rows]
     if rows:
         tell("", "answers of the base, of the states before and after each turn, and of now:")
-        print_table(headings, rows, right="turn", text="" if one_prompt else "asked")
+        print_table(headings, rows, right="turn")
     for note in asked.notes:
         tell(f"note: {note}")
 

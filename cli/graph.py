@@ -10,8 +10,10 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
+from rich.cells import cell_len
 
-from cli.rendering import echo, short
+from cli.fitting import cut
+from cli.rendering import echo, short, terminal_width
 from ledger.wording import counted, visible
 
 if TYPE_CHECKING:
@@ -21,15 +23,20 @@ _MESSAGE = 60
 
 
 def print_graph(nodes: Sequence["Node"], current: str) -> None:
-    """One line per turn, and what connects the lanes. current: the branch at hand."""
+    """One line per turn, on a terminal cut to fit, and what connects the lanes. current: the branch
+    at hand."""
+    columns = terminal_width()
     for lanes, node in drawn(nodes):
         if node is None:
             echo(lanes)
             continue
         names = decorated(node.refs, node.tags, current)
-        digest = click.style(node.hash[:7], fg="yellow")
-        shown = click.style(f"{visible(names)} ", bold=True) if names else ""
-        echo(f"{lanes} {digest} {node.turn} {shown}{visible(_told(node))}")
+        digest, names = node.hash[:7], visible(f"{names} ") if names else ""
+        told = visible(_told(node))
+        if columns is not None:
+            told = cut(told, columns - cell_len(f"{lanes} {digest} {node.turn} {names}"))
+        digest, names = click.style(digest, fg="yellow"), click.style(names, bold=True)
+        echo(f"{lanes} {digest} {node.turn} {names}{told}")
 
 
 def decorated(refs: Collection[str], tags: Collection[str], current: str) -> str:

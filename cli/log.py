@@ -17,6 +17,7 @@ from cli.options import (
     print_json,
 )
 from cli.rendering import print_table, short, size, tell
+from cli.sparklines import print_scores_over_turns
 from ledger.wording import counted, numbers, score
 from ledger.workspace import Ledger, current_branch
 
@@ -56,6 +57,7 @@ def _filters(command: F) -> F:
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N turns.")
 @click.option("--all", "everything", is_flag=True, help=f"All turns, not only the last {MOST}.")
 @click.option("--graph", "as_graph", is_flag=True, help="All branches as a tree, newest first.")
+@click.option("--scores", "as_lines", is_flag=True, help="Also how the scores went, as lines.")
 @_filters
 @branch_option
 @ledger_option
@@ -64,6 +66,7 @@ def log(
     last: int | None,
     everything: bool,
     as_graph: bool,
+    as_lines: bool,
     ledger_dir: Path | None,
     as_json: bool,
     **asked: Any,
@@ -73,14 +76,20 @@ def log(
     Filters can be combined; subject, prompt and target are then those of one edit. A turn that
     copies another's says from which. With --json, all turns unless --last is given.
 
+    With --scores, each score is drawn over the turns shown, from 0 (low) to 1 (high): those of each
+    turn's state on its own edits, and what it keeps of earlier ones.
+
     \b
     Example: ledger log --last 10
              ledger log --subject "Danielle Darrieux" --in-force
              ledger log --since 3d --max-score 0.8
              ledger log --graph
+             ledger log --scores --all
     """
     if last and everything:
         raise click.UsageError("--last and --all exclude each other")
+    if as_graph and as_lines:
+        raise click.UsageError("--graph shows no scores; leave out --scores")
     wanted = _wanted(asked)
     if as_graph:
         if not wanted.is_all:
@@ -102,6 +111,8 @@ def log(
             earlier = counted(chosen[0]["turn"] - 1, "earlier turns")
             tell(f"{earlier}: --all, or --last N")
         _print_turns(chosen, current_branch(ledger.folder))
+        if as_lines:
+            print_scores_over_turns(chosen)
 
 
 _NOTHING = "no turns yet; add some with: ledger add-edits FACTS"
@@ -142,7 +153,7 @@ def _print_turns(chosen: list[dict[str, Any]], branch: str) -> None:
     if any(turn["published"] for turn in chosen):
         headings.append("pushed to")
         rows = [(*row, _pushed(turn)) for row, turn in zip(rows, chosen, strict=True)]
-    print_table(headings, rows, right="turn|edits|success|general.|stable|patch", text="message")
+    print_table(headings, rows, right="turn|edits|success|general.|stable|patch")
 
 
 def _log_row(turn: dict[str, Any], branch: str) -> tuple[str, ...]:

@@ -158,5 +158,5 @@ def route(
                 for one in routed.memories
             ],
             right="turn|activation|threshold|strength",
-            text="matrix",
+            whole="matrix",
         )

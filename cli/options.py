@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cli import completing
 from cli.rendering import json_text, tell, write
 from ledger.refs import HASH_DIGITS
 from ledger.waiting import Waiting
@@ -20,12 +21,12 @@ ledger_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="The ledger's folder (default: .ledger here or above). [env: LEDGER_DIR]",
 )
-_BRANCH, _LOCK_TIMEOUT = "ledger.branch", "ledger.lock-timeout"
+_LOCK_TIMEOUT = "ledger.lock-timeout"
 
 
 def _choose_branch(context: click.Context, _option: click.Parameter, value: str | None) -> None:
     if value is not None:
-        context.meta[_BRANCH] = value
+        context.meta[completing.BRANCH] = value
 
 
 def _choose_timeout(context: click.Context, _option: click.Parameter, value: float) -> None:
@@ -54,6 +55,14 @@ class _TurnName(click.ParamType[int | str]):
             self.fail("an empty text names no turn", param, ctx)
         return text
 
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002 (click's signature)
+        incomplete: str,
+    ) -> completing.Offered:
+        return completing.turns(ctx, incomplete, base=self._first == 0)
+
 
 TURN = _TurnName(1)
 """A number from 1, a branch or tag, HEAD, HEAD~2, or the beginning of a hash."""
@@ -72,6 +81,7 @@ branch_option = click.option(
     metavar="NAME",
     expose_value=False,
     callback=_choose_branch,
+    shell_complete=completing.branches,
     help="The branch to work on (default: the one that ledger switch has chosen, at first main).",
 )
 lock_timeout_option = click.option(
@@ -118,7 +128,7 @@ def opened(ledger_dir: Path | None, *, working: bool = False) -> Ledger:
     """
     context = click.get_current_context()
     ledger = context.with_resource(open_ledger(ledger_dir))
-    ledger.branch = context.meta.get(_BRANCH, ledger.branch)
+    ledger.branch = context.meta.get(completing.BRANCH, ledger.branch)
     seconds = context.meta.get(_LOCK_TIMEOUT, ledger.waiting.seconds)
     ledger.waiting = Waiting(seconds=seconds, told=_tell_waiting)
     if working:
@@ -134,7 +144,7 @@ def _tell_waiting(what: str) -> None:
 
 def chosen_branch() -> str | None:
     """What --branch says."""
-    found: str | None = click.get_current_context().meta.get(_BRANCH)
+    found: str | None = click.get_current_context().meta.get(completing.BRANCH)
     return found
 
 

@@ -146,7 +146,7 @@ def _print_edits(edits: list[dict[str, Any]], count: int) -> None:
     if any(edit["overrides"] or edit["overridden_by"] for edit in edits):
         headings.append("conflict")
         rows = [[*row, _conflict(edit)] for row, edit in zip(rows, edits[:count], strict=True)]
-    print_table(headings, rows, right="row|base|edited", text="prompt")
+    print_table(headings, rows, right="row|base|edited")
     if len(edits) > count:
         tell(f"… and {len(edits) - count} more (--edits {len(edits)})")
 

@@ -10,18 +10,19 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
+from cli.fitting import GAP, INDENT, NARROWEST, arranged, fitted, wrapped
 from ledger.wording import NOTHING, counted, is_number, is_visible, score, visible
 
 if TYPE_CHECKING:
     from ledger.intervals import Interval
 
-_GAP = "  "
-_NARROWEST = 8
+DUMB = ("dumb", "unknown")
+"""Names of terminals that take texts alone."""
 METRICS = {
     "edit_success": "edit success",
     "generalization": "generalisation",
@@ -52,47 +53,55 @@ def print_table(
     rows: Sequence[Sequence[str]],
     *,
     right: str = "",
-    text: str = "",
+    whole: str = "",
     styles: Mapping[str, Callable[[str], str]] | None = None,
 ) -> None:
     """A table without lines. Headings, separated by ``|``: `right` of the columns to align to the
-    right, `text` of the one that may be shortened to fit the terminal. styles: heading → what
-    gives the finished cells of that column their styles.
+    right, `whole` of texts that are of no use when they are cut. styles: heading → what gives the
+    finished cells of that column their styles.
 
-    What is piped or kept in a file is not cut.
+    On a terminal the widest texts are cut to fit; if that is not enough, every row goes on below.
+    What is piped or kept in a file is neither cut nor broken.
     """
     cells = [[visible(cell) for cell in row] for row in (headings, *rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    if text and sys.stdout.isatty():
-        at = headings.index(text)
-        others = sum(widths) - widths[at] + len(_GAP) * (len(widths) - 1)
-        room = shutil.get_terminal_size().columns - others
-        widths[at] = max(min(widths[at], room), _NARROWEST)
+    natural = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     flush = [heading in right.split("|") for heading in headings]
+    fixed = {*right.split("|"), *whole.split("|")}
+    least = [
+        width if heading in fixed else min(width, max(NARROWEST, cell_len(heading)))
+        for heading, width in zip(headings, natural, strict=True)
+    ]
+    lines = arranged(natural, least, terminal_width())
     styling = [(styles or {}).get(heading, str) for heading in headings]
     for number, row in enumerate(cells):
-        fitted = list(map(_fit, row, widths, flush))
-        if number:
-            styled = [style(cell) for style, cell in zip(styling, fitted, strict=True)]
-            echo(_GAP.join(styled).rstrip())
-        else:
-            echo(click.style(_GAP.join(fitted).rstrip(), bold=True))
-
-
-def _fit(cell: str, width: int, right: bool) -> str:
-    """The cell, exactly `width` columns wide."""
-    missing = width - cell_len(cell)
-    if missing < 0:
-        return set_cell_size(cell, width - 1) + "…"
-    return " " * missing + cell if right else cell + " " * missing
+        for place, widths in enumerate(lines):
+            shown = [(at, fitted(row[at], width, right=flush[at])) for at, width in widths.items()]
+            line = GAP.join(styling[at](cell) if number else cell for at, cell in shown).rstrip()
+            if line or not place:
+                line = f"{INDENT}{line}" if place else line
+                echo(line if number else click.style(line, bold=True))
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
-    """Names and values, one a line."""
+    """Names and values, one a line; on a terminal, long values go on below their beginning."""
     shown = [(visible(name), visible(value)) for name, value in facts]
-    width = max(len(name) for name, _ in shown)
+    margin = max(cell_len(name) for name, _ in shown) + len(GAP)
+    columns = terminal_width()
+    is_narrow = columns is not None and columns - margin < NARROWEST
     for name, value in shown:
-        echo(f"{click.style(f'{name:<{width}}', bold=True)}  {value}")
+        label = click.style(fitted(name, margin, right=False), bold=True)
+        room = (columns or 0) - (len(INDENT) if is_narrow else margin)
+        lines = [value] if columns is None else wrapped(value, max(room, NARROWEST))
+        if is_narrow:
+            echo(click.style(name, bold=True))
+        for number, line in enumerate(lines):
+            below = INDENT if is_narrow else " " * margin
+            echo(f"{below if number or is_narrow else label}{line}")
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that is written to; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def tell(*lines: str, err: bool = False) -> None:
@@ -101,9 +110,21 @@ def tell(*lines: str, err: bool = False) -> None:
 
 
 def echo(line: str) -> None:
-    """Print a line with styles, all else in it made `visible`; without the styles where the output
-    is no terminal, or NO_COLOR is set."""
-    click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+    """Print a line with styles, all else in it made `visible`; the styles only where they are
+    wanted."""
+    click.echo(line, color=is_styled(sys.stdout))
+
+
+def is_styled(stream: TextIO) -> bool:
+    """Whether what is written there may have colours and other styles.
+
+    On a terminal, unless NO_COLOR is set or it is a dumb one; elsewhere, if FORCE_COLOR is set.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") not in DUMB
 
 
 def write(text: str, *, end: bool = True) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import completing
 from cli.options import (
     at_option,
     branch_option,
@@ -84,18 +85,19 @@ def push(dry_run: bool, ledger_dir: Path | None, as_json: bool, **options: Any) 
     from ledger.sharing.staging import Push
 
     ledger = opened(ledger_dir)
-    _show_transfers(not as_json)
+    _quieten_client()
     with watching(quiet=as_json) as progress:
         preparing = prepared_push(ledger, Push(**options), progress=progress)
         prepared = click.get_current_context().with_resource(preparing)
-    if dry_run:
+        pushed = None if dry_run else send(ledger, prepared, progress=progress)
+    if pushed is None:
         found = prepared.to_json()
         if as_json:
             print_json(found)
         else:
             _print_plan(found)
         return
-    done = send(ledger, prepared).to_json()
+    done = pushed.to_json()
     if as_json:
         print_json(done)
         return
@@ -122,6 +124,7 @@ def _print_plan(found: dict[str, Any]) -> None:
         ]
         + [(name, "", "to delete") for name in found["deleted"]],
         right="bytes",
+        whole="file",
     )
     new = "a new repository" if found["new_repository"] else "as it is"
     tell(
@@ -133,21 +136,24 @@ def _print_plan(found: dict[str, Any]) -> None:
         tell(f"note: {note}")
 
 
-def _show_transfers(wanted: bool) -> None:
-    """The client's own bars of progress, where a person is looking."""
+def _quieten_client() -> None:
+    """No bars of progress of the client's own. Nor, unless a person is looking, its words on tries
+    that failed: what comes of them in the end is told in one line."""
     from huggingface_hub.utils import logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    if not (wanted and sys.stderr.isatty()):
-        disable_progress_bars()
-        # Its words on tries that failed; what comes of them in the end is told in one line.
+    disable_progress_bars()
+    if not sys.stderr.isatty():
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # as they ship it
 
 
 @click.command(short_help="Bring a published history into this ledger.")
-@click.argument("source", metavar="OWNER/NAME[@REV]|DIR")
+@click.argument("source", metavar="OWNER/NAME[@REV]|DIR", shell_complete=completing.files)
 @click.option(
-    "--branch", metavar="NAME", help="The branch for it (default: the repository's name)."
+    "--branch",
+    metavar="NAME",
+    shell_complete=completing.branches,
+    help="The branch for it (default: the repository's name).",
 )
 @verify_option
 @ledger_option
@@ -168,7 +174,7 @@ def pull(
     from ledger.sharing.pulling import pull as bring
 
     ledger = opened(ledger_dir, working=True)
-    _show_transfers(False)
+    _quieten_client()
     with watching(quiet=as_json) as progress:
         done = bring(ledger, source, branch=branch, key=key, progress=progress)
     if as_json:
@@ -178,7 +184,7 @@ def pull(
 
 
 @click.command(short_help="Start a ledger with a published history.")
-@click.argument("source", metavar="OWNER/NAME[@REV]|DIR")
+@click.argument("source", metavar="OWNER/NAME[@REV]|DIR", shell_complete=completing.files)
 @click.option(
     "--model",
     metavar="PATH_OR_ID",
@@ -200,7 +206,7 @@ def clone(
     """
     from ledger.sharing.pulling import clone as start
 
-    _show_transfers(False)
+    _quieten_client()
     with watching(quiet=as_json) as progress:
         ledger, done = start(source, folder=ledger_dir, key=key, progress=progress, **options)
     folder = str(ledger.folder)

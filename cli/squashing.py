@@ -89,6 +89,7 @@ def squash(
             ("all", "", _error(done.error)),
         ],
         right="rank|error",
+        whole="tensor",
     )
     same = len(done.errors) - len(done.other_bytes)
     tell(

@@ -117,7 +117,6 @@ def _print_forgotten(triangle: "Triangle", most: int) -> None:
             for one in forgotten[:most]
         ],
         right="turn|row|now|lost at",
-        text="prompt",
     )
     if len(forgotten) > most:
         tell(f"… and {counted(len(forgotten) - most, 'more edits')} (--json lists them)")

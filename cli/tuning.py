@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import completing
 from cli.editing import mapping_option
 from cli.options import (
     branch_option,
@@ -46,6 +47,7 @@ def _duration(_context: click.Context, option: click.Parameter, text: str) -> fl
     "source",
     required=True,
     metavar="FILE",
+    shell_complete=completing.files,
     help="Rows to try edits with, as for add-edits: half of them for trials, half for the report.",
 )
 @click.option(
@@ -183,7 +185,6 @@ def _print_frontier(found: "Tuned") -> None:
         ("success", "generalisation", "stability", "mean", "", " ", "settings"),
         rows,
         right="success|generalisation|stability|mean",
-        text="settings",
     )
 
 

@@ -185,7 +185,7 @@ def _write_sums(
                 if not is_finite(rounded):
                     raise ModelError(f"tensor {name}: its change is too large for float32")
                 file.write(tensor_view(rounded))
-            progress("write", done, len(order))
+            progress("write sums", done, len(order))
 
 
 def _stored_rows(patches: Sequence[PatchFile], name: str, *, transposed: bool) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ prints one. The client is imported when a Hub is first asked.
 
 import errno
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,17 +116,25 @@ class Hub:
         files: Mapping[str, Path | bytes],
         deletions: Sequence[str],
         message: str,
+        told: Callable[[int], None] = lambda _sent: None,
     ) -> str:
-        """One commit with all of it, on top of `parent` or not at all; its id."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        """One commit with all of it, on top of `parent` or not at all; its id.
 
+        told: gets the bytes of large files that are there by now; from any thread, never from two
+        at once.
+        """
+        from huggingface_hub import CommitOperationDelete
+
+        from ledger.uploading import Addition, Read, counting
+
+        read = Read(told)
         operations: list[Any] = [
-            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+            Addition(path_in_repo=name, path_or_fileobj=content, read=read)
             for name, content in files.items()
         ]
         operations += [CommitOperationDelete(path_in_repo=name) for name in deletions]
         title, _, description = message.strip().partition("\n")
-        with asking(repo):
+        with asking(repo), counting(told):
             made = self._api.create_commit(
                 repo,
                 operations,

@@ -5,9 +5,9 @@ or on the workers of `ledger.ray_crew`; the use case records what comes back. So
 depend on who did the work, and only the driver writes into the database.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ledger import database, history
 from ledger.models import load_model, load_tokenizer
@@ -15,6 +15,13 @@ from ledger.progress import Progress, silent
 from ledger.states import open_state
 from ledger.workspace import Ledger
 from patches.live import LiveModel
+
+Told = Callable[[int, int], None]
+"""Gets what is done of a job, and of how much."""
+
+
+def untold(_done: int, _of: int) -> None:
+    """Nobody wants to know."""
 
 
 class Job(Protocol):
@@ -32,6 +39,15 @@ class Job(Protocol):
 
     def run(self, live: LiveModel, tokenizer: Any) -> Any:
         """The result, plain values that travel back. `live` is at the state, and is left there."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A job that can tell how far it is, while it is done in this process."""
+
+    def run_telling(self, live: LiveModel, tokenizer: Any, told: Told) -> Any:
+        """As `Job.run`."""
         ...
 
 
@@ -72,10 +88,12 @@ class Worker:
         )
         self.tokenizer = load_tokenizer(ledger.checkpoint.folder)
 
-    def do(self, job: Job) -> Any:
+    def do(self, job: Job, told: Told | None = None) -> Any:
         """Bring the model to the job's state, and do it."""
         if job.at != self._at:
             self._go_to(job.at)
+        if told is not None and isinstance(job, Telling):
+            return job.run_telling(self.live, self.tokenizer, told)
         return job.run(self.live, self.tokenizer)
 
     def _go_to(self, turn: int | None) -> None:
@@ -113,8 +131,13 @@ class LocalCrew:
         total, done = sum(job.size for job in jobs), 0
         progress(phase, done, total)
         for place in state_by_state(jobs):
-            result = self._worker.do(jobs[place])
-            done += jobs[place].size
+            job = jobs[place]
+
+            def told(part: int, of: int, before: int = done, size: int = job.size) -> None:
+                progress(phase, before + size * part // of, total)
+
+            result = self._worker.do(job, told)
+            done += job.size
             progress(phase, done, total)
             yield place, result
 

@@ -55,6 +55,7 @@ def find(path: tuple[str, ...]) -> click.Command:
 
 
 PATHS = [path for path in walk(commands) if path]
+COMPLETION = ("completion",)
 LEAVES = [path for path in PATHS if not isinstance(find(path), click.Group)]
 
 
@@ -81,7 +82,7 @@ def test_every_command_has_help_with_an_example(capsys: Capture, path: tuple[str
     assert done(capsys, *path, "-h").out == text
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+@pytest.mark.parametrize("path", [path for path in LEAVES if path != COMPLETION], ids=" ".join)
 def test_every_command_takes_a_ledger_and_prints_json(path: tuple[str, ...]) -> None:
     options = {option.name: option for option in find(path).params}
     assert options["ledger_dir"].opts == ["--ledger"]

@@ -130,7 +130,7 @@ def prepared_push(ledger: Ledger, push: Push, *, progress: Progress = silent) ->
             files, notes = staged(
                 ledger, push, turns, turn.number, here, repo=repo, tag=tag, progress=progress
             )
-        changed, deleted = _difference(files, remote, there.files)
+        changed, deleted = _difference(files, remote, there.files, progress)
         # A signature is another one each time; only that of another key is a change.
         if remote is not None and changed == [SIGNATURE] and SIGNATURE in remote.files:
             earlier = hub.download(repo, remote.commit, SIGNATURE, stage / "there", again=False)
@@ -166,10 +166,10 @@ def _stage(ledger: Ledger) -> Iterator[Path]:
 def push(ledger: Ledger, what: Push, *, progress: Progress = silent) -> Pushed:
     """Prepare and send."""
     with prepared_push(ledger, what, progress=progress) as prepared:
-        return send(ledger, prepared)
+        return send(ledger, prepared, progress=progress)
 
 
-def send(ledger: Ledger, prepared: Prepared) -> Pushed:
+def send(ledger: Ledger, prepared: Prepared, *, progress: Progress = silent) -> Pushed:
     """Make the repository if need be, commit what has changed, tag it, and record the push.
 
     HubError if the Hub refuses, or somebody has committed meanwhile: then nothing of it is there.
@@ -182,7 +182,7 @@ def send(ledger: Ledger, prepared: Prepared) -> Pushed:
     commit = remote.commit
     new = bool(prepared.changed or prepared.deleted)
     if new:
-        commit = _commit(hub, prepared, remote)
+        commit = _commit(hub, prepared, remote, progress)
     try:
         notes = [*prepared.notes, *_tag(hub, prepared, commit)]
         _record(ledger, prepared, commit)
@@ -213,8 +213,10 @@ def _create(hub: Hub, repo: str, *, private: bool) -> Remote:
     return made
 
 
-def _commit(hub: Hub, prepared: Prepared, remote: Remote) -> str:
+def _commit(hub: Hub, prepared: Prepared, remote: Remote, progress: Progress) -> str:
     turn = prepared.turn
+    size = sum(prepared.files[name].stat().st_size for name in prepared.changed)
+    progress("upload", 0, size)
     try:
         return hub.commit(
             prepared.repo,
@@ -223,6 +225,7 @@ def _commit(hub: Hub, prepared: Prepared, remote: Remote) -> str:
             files={name: prepared.files[name] for name in prepared.changed},
             deletions=prepared.deleted,
             message=prepared.push.message or f"Turn {turn.number}: {turn.message or turn.kind}",
+            told=lambda sent: progress("upload", min(sent, size), size),
         )
     except HubError:
         # An answer that got lost: the commit may be there all the same.
@@ -230,7 +233,7 @@ def _commit(hub: Hub, prepared: Prepared, remote: Remote) -> str:
         with suppress(HubError):
             now = hub.look(prepared.repo, prepared.revision)
         if now is not None and now.commit != remote.commit:
-            changed, _ = _difference(prepared.files, now, frozenset())
+            changed, _ = _difference(prepared.files, now, frozenset(), silent)
             if not changed and not set(prepared.deleted) & set(now.files):
                 return now.commit
         raise
@@ -310,18 +313,25 @@ def _earlier(
 
 
 def _difference(
-    files: Mapping[str, Path], remote: Remote | None, listed: Set[str]
+    files: Mapping[str, Path], remote: Remote | None, listed: Set[str], progress: Progress
 ) -> tuple[list[str], list[str]]:
     """Names of the files that are not there in this form, and of those to delete."""
     there = {} if remote is None else dict(remote.files)
-    changed = [name for name, path in files.items() if not _is_same(path, there.get(name))]
-    return changed, sorted((listed & set(there)) - set(files))
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    alike = [name for name, size in sizes.items() if name in there and there[name].size == size]
+    done, total = 0, sum(sizes[name] for name in alike)
+    same = set()
+    for name in alike:
+        progress("digest", done, total)
+        if _is_same(files[name], there[name]):
+            same.add(name)
+        done += sizes[name]
+    return [name for name in files if name not in same], sorted((listed & set(there)) - set(files))
 
 
-def _is_same(path: Path, there: RemoteFile | None) -> bool:
-    size = path.stat().st_size
-    if there is None or there.size != size:
-        return False
+def _is_same(path: Path, there: RemoteFile) -> bool:
+    """Whether a file of the same size has the same bytes."""
+    size = there.size
     running = hashlib.sha256() if there.lfs else hashlib.sha1(f"blob {size}\0".encode())
     with path.open("rb") as file:
         while piece := file.read(1 << 20):

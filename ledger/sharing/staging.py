@@ -88,6 +88,7 @@ def staged(
                 max_error=push.max_error,
                 base_model=base,
                 revision=revision,
+                progress=progress,
             )
             files, notes, errors = dict(made.files), list(made.notes), made.errors
             files[PROVENANCE_FILE] = _provenance(ledger, push, at, base, revision, files)

@@ -3,12 +3,12 @@
 The base is asked first, since what the state leaves as it was is among the scores.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ledger.intervals import summary_intervals
-from ledger.jobs import Crew
+from ledger.jobs import Crew, Told, untold
 from ledger.progress import Progress, silent
 from ledger.suites.asking import Done, OnEdits, Outcome, Scored, done, parts, timed
 from patches import evaluation
@@ -60,7 +60,13 @@ class AskBoth:
         return len(self.edits)
 
     def run(self, live: LiveModel, tokenizer: Any) -> Done[list[Outcome]]:
-        return timed(live, lambda: beside_base(live, tokenizer, self.edits, freely=self.freely))
+        return self.run_telling(live, tokenizer, untold)
+
+    def run_telling(self, live: LiveModel, tokenizer: Any, told: Told) -> Done[list[Outcome]]:
+        return timed(
+            live,
+            lambda: beside_base(live, tokenizer, self.edits, freely=self.freely, progress=told),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,13 @@ class AskBase:
         return len(self.edits)
 
     def run(self, live: LiveModel, tokenizer: Any) -> Done[Pairs]:
-        return timed(live, lambda: base_answers(live, tokenizer, self.edits, freely=self.freely))
+        return self.run_telling(live, tokenizer, untold)
+
+    def run_telling(self, live: LiveModel, tokenizer: Any, told: Told) -> Done[Pairs]:
+        return timed(
+            live,
+            lambda: base_answers(live, tokenizer, self.edits, freely=self.freely, progress=told),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +105,13 @@ class AskState:
         return len(self.edits)
 
     def run(self, live: LiveModel, tokenizer: Any) -> Done[list[Outcome]]:
+        return self.run_telling(live, tokenizer, untold)
+
+    def run_telling(self, live: LiveModel, tokenizer: Any, told: Told) -> Done[list[Outcome]]:
+        edits, freely = self.edits, self.freely
         return timed(
             live,
-            lambda: outcomes(live, tokenizer, self.edits, self.base, freely=self.freely),
+            lambda: outcomes(live, tokenizer, edits, self.base, freely=freely, progress=told),
         )
 
 
@@ -105,7 +121,7 @@ def beside_base(
     edits: Sequence[Edit],
     *,
     freely: bool,
-    progress: Callable[[int, int], None] = lambda _done, _of: None,
+    progress: Told = untold,
 ) -> list[Outcome]:
     """Of each of `edits` in the state that `live` is at, with what the base says asked now: what
     both have in common runs once. The numbers are those of both asked apart."""
@@ -136,7 +152,7 @@ def base_answers(
     edits: Sequence[Edit],
     *,
     freely: bool,
-    progress: Callable[[int, int], None] = lambda _done, _of: None,
+    progress: Told = untold,
     shared: SharedLayers | None = None,
 ) -> Pairs:
     """What `live`, which is at the base, says to the questions of `edits`.
@@ -158,7 +174,7 @@ def outcomes(
     base: Pairs,
     *,
     freely: bool,
-    progress: Callable[[int, int], None] = lambda _done, _of: None,
+    progress: Told = untold,
     shared: SharedLayers | None = None,
 ) -> list[Outcome]:
     """Of each of `edits` in the state that `live` is at, beside what the base says."""
@@ -173,7 +189,7 @@ def _ask(
     tokenizer: Any,
     edits: Sequence[Edit],
     freely: bool,
-    progress: Callable[[int, int], None],
+    progress: Told,
     shared: SharedLayers | None,
 ) -> tuple[Questions, list[Answered]]:
     questions = Questions.of(edits, tokenizer, context_length(live.model.config))
