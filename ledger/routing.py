@@ -78,7 +78,7 @@ def route(
             )
         batch = pad([item]).to(live.device)
         live.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        candidates = _candidates(live.model)
+        candidates = candidates_of(live.model)
         routed.append(
             Routed(
                 prompt=prompt,
@@ -90,7 +90,7 @@ def route(
     return routed
 
 
-def _candidates(model: torch.nn.Module) -> list[Candidate]:
+def candidates_of(model: torch.nn.Module) -> list[Candidate]:
     """Of the one sequence that went through last: every memory, in the order of turns."""
     found = []
     for router in attached(model).values():

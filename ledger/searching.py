@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -10,8 +11,9 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from ledger import database, full_text, history
+from ledger.chain import prompt_key
 from ledger.edit_states import overriding, state_of, with_edits_in_force
-from ledger.facts import Fact
+from ledger.facts import Fact, facts_about
 from ledger.history import IN_FORCE, Step, chunks
 from ledger.orm import EditRow, TurnRow
 from ledger.refs import Rev
@@ -69,20 +71,21 @@ def search(
     limit: int = 20,
     in_force: bool = False,
     everywhere: bool = False,
+    line: Sequence[Step] | None = None,
 ) -> Found:
     """The newest edits on the branch, or of all turns (`everywhere`), that have what `text` says.
 
-    in_force: only those that hold. SettingError if `text` asks for nothing, see
-    `ledger.search_terms`.
+    in_force: only those that hold. line: the turns of the branch, if they are known. SettingError
+    if `text` asks for nothing, see `ledger.search_terms`.
     """
     terms = parse(text)
     if terms.count > MOST_WORDS:
         raise SettingError(f"more than {MOST_WORDS} words to search for; give those that matter")
     with database.reading(ledger.engine) as session:
-        line = history.line(session, ledger.branch)
-        looking = _Search(session, ledger, terms, line)
+        line = history.line(session, ledger.branch) if line is None else line
+        looking = _Search(session, ledger, line)
         hits: list[Hit] = []
-        for hit in looking.hits(everywhere=everywhere):
+        for hit in looking.hits(terms, everywhere=everywhere):
             if in_force and hit.state != IN_FORCE:
                 continue
             hits.append(hit)
@@ -91,33 +94,52 @@ def search(
     return Found(terms=terms, hits=tuple(hits[:limit]), more=len(hits) > limit)
 
 
-class _Search:
-    """One search on a snapshot of the database."""
+@dataclass(frozen=True, kw_only=True)
+class Near:
+    """An edit that is like a text. likeness: of its prompt or subject, from 0 to 1.
 
-    def __init__(
-        self, session: Session, ledger: Ledger, terms: Terms, line: Sequence[Step]
-    ) -> None:
+    is_same: whether it has that prompt, whatever the spaces between its words.
+    """
+
+    hit: Hit
+    likeness: float
+    is_same: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``ledger search --json``, and these."""
+        return {**self.hit.to_json(), "likeness": self.likeness, "is_same": self.is_same}
+
+
+class _Search:
+    """Searches on one snapshot of the database."""
+
+    def __init__(self, session: Session, ledger: Ledger, line: Sequence[Step]) -> None:
         self._session = session
         self._ledger = ledger
-        self._terms = terms
         self._line = line
         self._steps = {step.id: step for step in line}
         self._in_force = with_edits_in_force(line)
 
-    def hits(self, *, everywhere: bool) -> Iterator[Hit]:
-        """All of them, newest first."""
-        spans = [_everything(self._session)] if everywhere else self._spans()
-        for page in full_text.newest_first(self._session, self._terms, spans):
+    def hits(self, terms: Terms, *, everywhere: bool) -> Iterator[Hit]:
+        """All that have what `terms` say, newest first."""
+        spans = [_everything(self._session)] if everywhere else self._spans
+        for page in full_text.newest_first(self._session, terms, spans):
             for some in _growing(page):
-                yield from self._told(some, everywhere)
+                facts = [
+                    fact
+                    for fact in self._facts(some)
+                    if (everywhere or fact.turn_id in self._steps)
+                    and terms.are_in((fact.prompt, fact.target, fact.subject))
+                ]
+                yield from self._told(facts)
 
-    def _told(self, ids: Sequence[int], everywhere: bool) -> list[Hit]:
-        facts = [
-            fact
-            for fact in self._facts(ids)
-            if (everywhere or fact.turn_id in self._steps)
-            and self._terms.are_in((fact.prompt, fact.target, fact.subject))
-        ]
+    def with_prompt(self, prompt: str, count: int) -> list[Hit]:
+        """The newest `count` edits of the line with this prompt, newest first."""
+        steps = [step for step in self._line if step.edits]
+        facts = facts_about(self._session, steps, prompt_keys=[prompt_key(prompt)])
+        return self._told(facts[: -count - 1 : -1])
+
+    def _told(self, facts: Sequence[Fact]) -> list[Hit]:
         pairs = overriding(self._session, self._in_force, facts)
         later = {fact.edit_id: by.number for fact, by in pairs}
         turns = self._turns({fact.turn_id for fact in facts})
@@ -138,6 +160,7 @@ class _Search:
             for row in self._session.execute(query.where(TurnRow.id.in_(some)))
         }
 
+    @cached_property
     def _spans(self) -> list[tuple[int, int]]:
         """Stretches of row ids that hold all edits of the line, and few others; newest first."""
         steps = [step for step in self._line if step.edits]
@@ -205,18 +228,72 @@ def _hit(
     )
 
 
-def nearest(ledger: Ledger, text: str, *, at: Rev | None = None, count: int = 3) -> list[str]:
-    """The prompts and subjects that are most like `text`, up to turn `at` (default: the head)."""
+def near(
+    ledger: Ledger,
+    text: str,
+    *,
+    at: Rev | None = None,
+    count: int = 5,
+    line: Sequence[Step] | None = None,
+) -> list[Near]:
+    """The edits that are most like `text`, up to turn `at` (default: the head), the likest first.
+
+    Those with this very prompt (whatever the spaces between its words) come before all others, the
+    newest first. line: the turns up to there, if they are known.
+    """
     with database.reading(ledger.engine) as session:
-        line = history.line(session, ledger.branch, at)
-        for terms in _fewer_and_fewer(text):
-            hits = _Search(session, ledger, terms, line).hits(everywhere=False)
-            texts = {t for hit in islice(hits, _CANDIDATES) for t in (hit.prompt, hit.subject) if t}
-            alike = {found: _likeness(text, found) for found in texts}
-            near = [found for found in alike if alike[found] >= _ALIKE]
-            if near:
-                return sorted(near, key=lambda found: (-alike[found], found))[:count]
-    return []
+        line = history.line(session, ledger.branch, at) if line is None else line
+        looking = _Search(session, ledger, line)
+        same = looking.with_prompt(text, count)
+        found = {_place(hit): Near(hit=hit, likeness=1.0, is_same=True) for hit in same}
+        for hits in _likely(looking, text):
+            if len(found) >= count:
+                break
+            for hit, alike in hits:
+                one = Near(hit=hit, likeness=max(alike.values()), is_same=False)
+                found.setdefault(_place(hit), one)
+    # Of equally like ones the newest stay first.
+    return sorted(found.values(), key=lambda one: (not one.is_same, -one.likeness))[:count]
+
+
+def _place(hit: Hit) -> tuple[int, int]:
+    """Where an edit is on its line."""
+    return hit.turn, hit.position
+
+
+def nearest(
+    ledger: Ledger,
+    text: str,
+    *,
+    at: Rev | None = None,
+    count: int = 3,
+    line: Sequence[Step] | None = None,
+) -> list[str]:
+    """The prompts and subjects that are most like `text`, up to turn `at` (default: the head).
+
+    line: the turns up to there, if they are known.
+    """
+    with database.reading(ledger.engine) as session:
+        line = history.line(session, ledger.branch, at) if line is None else line
+        looking = _Search(session, ledger, line)
+        hits = next(_likely(looking, text), [])
+    alike = {found: likeness for _, texts in hits for found, likeness in texts.items()}
+    return sorted(alike, key=lambda found: (-alike[found], found))[:count]
+
+
+def _likely(looking: _Search, text: str) -> Iterator[list[tuple[Hit, dict[str, float]]]]:
+    """Edits that are like `text`, some at a time, which have fewer of its words each time; with
+    what `_alike` says of each."""
+    for terms in _fewer_and_fewer(text):
+        some = islice(looking.hits(terms, everywhere=False), _CANDIDATES)
+        if found := [(hit, alike) for hit in some if (alike := _alike(text, hit))]:
+            yield found
+
+
+def _alike(text: str, hit: Hit) -> dict[str, float]:
+    """The prompt and the subject of an edit, where they are like `text`: how much, up to 1."""
+    likeness = {found: _likeness(text, found) for found in (hit.prompt, hit.subject) if found}
+    return {found: value for found, value in likeness.items() if value >= _ALIKE}
 
 
 def _fewer_and_fewer(text: str) -> Iterator[Terms]:

@@ -5,6 +5,7 @@ is the most probable one, given the prompt and the target's earlier tokens. That
 generation gives, token by token. Side memories are routed to on the prompt alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,9 +65,22 @@ def answer(
 
     Raises SettingError if the prompt has no tokens or is too long for the model.
     """
+    asked = Encoded(ids=prompt_ids(model, tokenizer, prompt), answer=())
+    return _continued(model, tokenizer, asked, tokens, device)
+
+
+def prompt_ids(model: nn.Module, tokenizer: Any, prompt: str) -> tuple[int, ...]:
+    """The tokens of a prompt; SettingError if it has none or is too long for the model."""
     (asked,) = encode_prompts(tokenizer, [prompt])
     _check_length(model, asked.ids, asked.ids)
-    return _continued(model, tokenizer, asked, tokens, device)
+    return asked.ids
+
+
+def room(model: nn.Module, prompt: Sequence[int], tokens: int) -> int:
+    """How many of so many `tokens` the model's context has room for after the prompt."""
+    longest = context_length(model.config)
+    # The last token is only given out, and not read again.
+    return tokens if longest is None else min(tokens, longest - len(prompt) + 1)
 
 
 def _check_length(model: nn.Module, prompt: tuple[int, ...], whole: tuple[int, ...]) -> None:
@@ -84,9 +98,6 @@ def _continued(
 ) -> str:
     """The text of at most `tokens` tokens after the prompt, as far as the model's context goes."""
     prompt = asked.ids[: asked.first + 1]
-    longest = context_length(model.config)
-    # The last token is only given out, and not read again.
-    room = tokens if longest is None else min(tokens, longest - len(prompt) + 1)
-    (found,) = generate(model, [prompt], [room], device=device)
+    (found,) = generate(model, [prompt], [room(model, prompt, tokens)], device=device)
     text: str = tokenizer.decode(list(found), skip_special_tokens=True)
     return text.strip()

@@ -80,7 +80,7 @@ def _cut(
         if padded:
             more = len(ids) * (len(batch) + 1) - run
         else:
-            more = len(ids) - (_common(encoded[batch[-1]].ids, ids) if batch else 0)
+            more = len(ids) - (common_start(encoded[batch[-1]].ids, ids) if batch else 0)
         if batch and (run + more > tokens or due + answer > labels):
             yield batch
             batch, run, due, more = [], 0, 0, len(ids)
@@ -90,8 +90,8 @@ def _cut(
         yield batch
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+def common_start(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many tokens, or letters, both begin with."""
     return sum(1 for _ in takewhile(bool, map(eq, one, other)))
 
 

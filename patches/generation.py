@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patches.tokens import context_length
 
@@ -42,6 +42,22 @@ def generate(
     return [results[i] for i in range(len(prompts))]
 
 
+@torch.inference_mode()
+def generate_with_logits(
+    model: nn.Module, prompt: Sequence[int], length: int, *, device: torch.device | str
+) -> tuple[tuple[int, ...], Tensor]:
+    """What `generate` gives for one prompt, and the logits that each token was chosen by.
+
+    The logits are (n, vocabulary), float32, on the CPU, as the model gives them: for n tokens, or,
+    where the model ends the text, for one more, which ends it.
+    """
+    given, stops = _run(model, [prompt], length, device, output_logits=True)
+    (row,) = given.sequences[:, len(prompt) :].tolist()
+    tokens = tuple(_until(row, stops))
+    logits = torch.cat(given.logits)[: len(tokens) + 1]
+    return tokens, logits.float().cpu()
+
+
 def _batches(
     prompts: Sequence[Sequence[int]], lengths: Sequence[int], context: int | None
 ) -> list[list[int]]:
@@ -69,6 +85,19 @@ def _batches(
 def _continued(
     model: Any, prompts: Sequence[Sequence[int]], longest: int, device: torch.device | str
 ) -> list[list[int]]:
+    given, stops = _run(model, prompts, longest, device)
+    width = max(map(len, prompts))
+    return [_until(row, stops) for row in given.sequences[:, width:].tolist()]
+
+
+def _run(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    longest: int,
+    device: torch.device | str,
+    **wanted: bool,
+) -> tuple[Any, set[int]]:
+    """What the model generates, all of it, and the tokens that end a text. wanted: more of it."""
     width = max(map(len, prompts))
     # Padding is masked out; on the left, so that all continuations start at the same place.
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
@@ -79,10 +108,11 @@ def _continued(
         attention_mask=mask,
         max_new_tokens=longest,
         pad_token_id=0,
+        return_dict_in_generate=True,
         **_GREEDY,
+        **wanted,
     )
-    stops = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
-    return [_until(row, stops) for row in given[:, width:].tolist()]
+    return given, set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
 
 def _until(tokens: Sequence[int], stops: set[int]) -> list[int]:
