@@ -63,6 +63,7 @@ class Demo:
         self.base = folder / "smollm2"
         self.ledger = folder / "ledger"
         self.patched = folder / "patched"
+        self.report = folder / "report.html"
 
     def run(self) -> None:
         """All steps, in order; raises EditLedgerError at the first that fails."""
@@ -94,6 +95,8 @@ class Demo:
         self._ledger("log")
         _say("All at once. Generalisation: other words for the same facts; stability: other facts.")
         self._ledger("evaluate")
+        _say("What was edited, whether it worked, what was forgotten: as a page to open.")
+        self._ledger("report", "--out", str(self.report))
 
     def _write_and_ask(self) -> None:
         _say("The edited model as an ordinary checkpoint. What do the two say?")
@@ -186,7 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     _say(f"Done in {time.perf_counter() - started:.0f} s. It is all still there; look around with")
     print(
-        f"""export LEDGER_DIR={demo.ledger}
+        f"""xdg-open {demo.report}       # before the rollbacks; or any browser
+export LEDGER_DIR={demo.ledger}
+ledger serve --model                 # the history as pages, where the states can be asked
 ledger show 2 --edits 40             # one turn: its facts, settings, scores, digests
 ledger rollback turn 5               # the rollbacks can be rolled back too
 ledger apply --to {demo.patched} --at 3

@@ -25,6 +25,7 @@ _COMMANDS = {
     "blame": ("cli.finding", "blame"),
     "diff": ("cli.diffing", "diff"),
     "bisect": ("cli.bisecting", "bisect"),
+    "serve": ("cli.serving", "serve"),
     "apply": ("cli.states", "apply"),
     "rollback": ("cli.states", "rollback"),
     "squash": ("cli.squashing", "squash"),
@@ -43,10 +44,13 @@ _COMMANDS = {
     "import": ("cli.exchange", "import_"),
     "export": ("cli.exchange", "export"),
     "evaluate": ("cli.evaluating", "evaluate"),
+    "report": ("cli.reporting", "report"),
     "verify": ("cli.checking", "verify"),
     "attest": ("cli.attesting", "attest"),
+    "plot": ("cli.reporting", "plot"),
     "gc": ("cli.checking", "gc"),
     "db": ("cli.database", "db"),
+    "completion": ("cli.completion", "completion"),
 }
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session, aliased
 
 from ledger import database, journal
@@ -169,19 +169,22 @@ def delete_tag(ledger: Ledger, name: str) -> Ref:
     return _delete(ledger, TAG, name)
 
 
-def reflog(ledger: Ledger, ref: str | None = None, *, last: int | None = None) -> list[Move]:
+def reflog(
+    ledger: Ledger, ref: str | None = None, *, last: int | None = None, skip: int = 0
+) -> list[Move]:
     """How branches and tags have moved, or `ref` alone, also one that was deleted; newest first.
 
-    last: only so many. HistoryError if nothing is known of `ref`.
+    last: only so many. skip: not the newest so many. HistoryError if nothing is known of `ref`.
     """
     before, after = aliased(TurnRow), aliased(TurnRow)
     query = (
         select(EntryRow, before.number, before.hash, after.number, after.hash)
         .outerjoin(before, before.id == EntryRow.from_turn_id)
         .outerjoin(after, after.id == EntryRow.to_turn_id)
-        .where(EntryRow.ref.is_not(None) if ref is None else EntryRow.ref == ref)
+        .where(_is_move(ref))
         .order_by(EntryRow.id.desc())
         .limit(last)
+        .offset(skip)
     )
     with database.reading(ledger.engine) as session:
         moves = [
@@ -194,9 +197,20 @@ def reflog(ledger: Ledger, ref: str | None = None, *, last: int | None = None) -
             )
             for row, from_number, from_hash, to_number, to_hash in session.execute(query)
         ]
-    if not moves and ref is not None:
+    if not moves and not skip and ref is not None:
         raise HistoryError(f"there never was a branch or tag {ref}; see: ledger reflog")
     return moves
+
+
+def count_moves(ledger: Ledger, ref: str | None = None) -> int:
+    """How many `reflog` knows of."""
+    query = select(func.count()).select_from(EntryRow).where(_is_move(ref))
+    with database.reading(ledger.engine) as session:
+        return session.scalars(query).one()
+
+
+def _is_move(ref: str | None) -> ColumnElement[bool]:
+    return EntryRow.ref.is_not(None) if ref is None else EntryRow.ref == ref
 
 
 def _turn_json(turn: tuple[int, str] | None) -> dict[str, Any] | None:

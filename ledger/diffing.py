@@ -52,13 +52,15 @@ def diff(
     evaluate: bool = False,
     device: str = "auto",
     dtype: str | None = None,
+    keeps: bool = True,
     progress: Progress = silent,
 ) -> Diff:
     """What the state after turn `b` (default: the head) has that the one after `a` has not.
 
     Both may be on any branch; 0 is the base. weights: compare these too, tensor by tensor.
     evaluate: score both states now, instead of looking for recorded scores; nothing is recorded.
-    device: for the weights and the scores. Raises HistoryError if there is no such turn.
+    device: for the weights and the scores. keeps: keyframes that are due are written. Raises
+    HistoryError if there is no such turn.
     """
     with database.reading(ledger.engine) as session:
         sides = side_at(session, ledger, a), side_at(session, ledger, b)
@@ -67,7 +69,7 @@ def diff(
     if weights:
         from ledger.diffing_weights import weight_changes
 
-        changed = weight_changes(ledger, *sides, device=device, progress=progress)
+        changed = weight_changes(ledger, *sides, device=device, keeps=keeps, progress=progress)
     if evaluate:
         from ledger.diffing_weights import scores_now
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from ledger.diffing_facts import Side
-from ledger.history import chunks
+from ledger.history import Step, chunks
 from ledger.orm import EditRow, EvaluationRow, OutcomeRow
 from ledger.suites import TEACHER_FORCED
 
@@ -23,7 +23,7 @@ Outcomes = Mapping[int, tuple[Scores, Scores]]
 class ScoreChange:
     """An edit that is answered otherwise. a, b: token accuracy in the two states.
 
-    flipped: whether the answer became right or wrong as a whole.
+    flipped: whether the answer became right or wrong as a whole. hash: of the turn.
     """
 
     turn: int | None
@@ -32,6 +32,8 @@ class ScoreChange:
     a: float
     b: float
     flipped: bool
+    hash: str | None
+    position: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +128,8 @@ def score_changes(
         for edit, (one, other) in known.items()
         if one["edit_success"] != other["edit_success"]
     }
-    numbers = {step.id: step.number for side in (a, b) for step in side.steps}
-    edits = _edits(session, changed, numbers)
+    steps = {step.id: step for side in (a, b) for step in side.steps}
+    edits = _edits(session, changed, steps)
     return ScoreChanges(
         recorded=recorded,
         n=len(known),
@@ -142,23 +144,28 @@ def score_changes(
 
 
 def _edits(
-    session: Session, changed: Mapping[int, tuple[float, float]], numbers: Mapping[int, int]
+    session: Session, changed: Mapping[int, tuple[float, float]], steps: Mapping[int, Step]
 ) -> list[ScoreChange]:
     found = []
     for some in chunks(sorted(changed)):
-        columns = select(EditRow.id, EditRow.turn_id, EditRow.prompt, EditRow.target)
+        columns = select(
+            EditRow.id, EditRow.turn_id, EditRow.position, EditRow.prompt, EditRow.target
+        )
         rows = session.execute(columns.where(EditRow.id.in_(some)).order_by(EditRow.id))
         for row in rows:
             a, b = changed[row.id]
+            step = steps.get(row.turn_id)
             found.append(
                 ScoreChange(
-                    turn=numbers.get(row.turn_id),
+                    turn=step and step.number,
                     prompt=row.prompt,
                     target=row.target,
                     a=a,
                     b=b,
                     # Right as a whole is what evaluations call an exact match.
                     flipped=(a == 1) != (b == 1),
+                    hash=step and step.hash,
+                    position=row.position,
                 )
             )
     return found

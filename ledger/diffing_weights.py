@@ -69,11 +69,18 @@ class WeightChanges:
 
 
 def weight_changes(
-    ledger: Ledger, a: Side, b: Side, *, device: str = "auto", progress: Progress = silent
+    ledger: Ledger,
+    a: Side,
+    b: Side,
+    *,
+    device: str = "auto",
+    keeps: bool = True,
+    progress: Progress = silent,
 ) -> WeightChanges:
     """Compare the main weights of two states, one tensor in memory at a time, and their memories.
 
-    Tensors that the same patches change in both are left out.
+    Tensors that the same patches change in both are left out. keeps: keyframes that are due are
+    written.
     """
     only_a, only_b = _only(a, b), _only(b, a)
     digests = sorted({step.patch_digest or "" for step in (*only_a, *only_b)})
@@ -83,7 +90,9 @@ def weight_changes(
     if not names:
         return WeightChanges(tensors=[], memories=memories)
     used_on = parse_device(device)
-    first, second = (open_state(ledger, side.steps, side.used).patches for side in (a, b))
+    first, second = (
+        open_state(ledger, side.steps, side.used, keeps=keeps).patches for side in (a, b)
+    )
     transposed = tensors_changed([*first, *second])
     tensors = []
     for done, name in enumerate(names):

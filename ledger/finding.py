@@ -31,7 +31,7 @@ class Wanted:
     subject, prompt, target: all three of one of its edits, whatever the spaces between their words.
     dataset: part of its address, or the beginning of its SHA-256. since, until: when the turn was
     recorded, both inclusive. min_score, max_score: the edit success of the state on its own edits,
-    as recorded with it.
+    as recorded with it. message: part of the turn's, in whatever case.
     """
 
     subject: str | None = None
@@ -45,9 +45,10 @@ class Wanted:
     min_score: float | None = None
     max_score: float | None = None
     in_force: bool = False
+    message: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("subject", "prompt", "target", "dataset"):
+        for name in ("subject", "prompt", "target", "dataset", "message"):
             text = getattr(self, name)
             if text is not None and not text.strip():
                 raise SettingError(f"{name}: give the text to look for, it is empty")
@@ -63,6 +64,8 @@ def matching(session: Session, line: Sequence[Step], wanted: Wanted) -> list[Ste
     found: Sequence[Step] = [step for step in line if _is_told(step, wanted)]
     if wanted.dataset is not None:
         found = _of_dataset(session, found, wanted.dataset)
+    if wanted.message is not None:
+        found = _with_message(session, found, wanted.message)
     if _given(wanted.subject, wanted.prompt, wanted.target):
         turns = _with_edits(session, wanted)
         found = [step for step in found if step.id in turns]
@@ -121,6 +124,18 @@ def _of_dataset(session: Session, steps: Sequence[Step], text: str) -> list[Step
 
 def _is_meant(text: str, uri: str, digest: str) -> bool:
     return text.casefold() in uri.casefold() or digest.startswith(text.casefold())
+
+
+def _with_message(session: Session, steps: Sequence[Step], text: str) -> list[Step]:
+    """Those whose message has it. Read, and not asked for: databases fold cases differently."""
+    query = select(TurnRow.id, TurnRow.message)
+    ids = {
+        turn
+        for some in chunks([step.id for step in steps])
+        for turn, message in session.execute(query.where(TurnRow.id.in_(some)))
+        if text.casefold() in message.casefold()
+    }
+    return [step for step in steps if step.id in ids]
 
 
 def _with_edits(session: Session, wanted: Wanted) -> set[int]:

@@ -41,17 +41,22 @@ def resolve(session: Session, branch: str, rev: Rev | None = None) -> int | None
         if count > number:
             raise HistoryError(f"{rev}: {back['start']} is turn {number}, there are not so many")
         return _numbered(session, start, number - count)
-    ref = session.get(RefRow, rev)
+    ref = _ref(session, rev)
     return _hashed(session, branch, rev) if ref is None else ref.turn_id
 
 
 def head_id(session: Session, branch: str) -> int | None:
     """The row id of the branch's newest turn, None while it is empty."""
-    ref = session.get(RefRow, branch)
+    ref = _ref(session, branch)
     if ref is None or ref.kind != "branch":
         names = ", ".join(sorted(branches(session)))
         raise HistoryError(f"there is no branch {branch}; the branches are {names}")
     return ref.turn_id
+
+
+def _ref(session: Session, name: str) -> RefRow | None:
+    # PostgreSQL refuses to be asked for such a text.
+    return None if "\0" in name else session.get(RefRow, name)
 
 
 def branches(session: Session) -> dict[str, int]:

@@ -10,11 +10,16 @@ from sqlalchemy.orm import Session
 
 from ledger import database, history
 from ledger.chain import timestamp
-from ledger.edit_states import overriding, with_edits_in_force
-from ledger.facts import Fact, facts_of
 from ledger.finding import Wanted, matching
 from ledger.history import Step
-from ledger.orm import BlobRow, EvaluationRow, KeyframeRow, OutcomeRow, PublicationRow, SkippedRow
+from ledger.orm import (
+    BlobRow,
+    DatasetRow,
+    EvaluationRow,
+    KeyframeRow,
+    PublicationRow,
+    SkippedRow,
+)
 from ledger.refs import Rev, branches, names_of_turns, resolve
 from ledger.suite_scores import suite_scores
 from ledger.turn import (
@@ -25,6 +30,7 @@ from ledger.turn import (
     scores_json,
     told,
 )
+from ledger.turn_edits import turn_edits
 from ledger.workspace import Ledger
 from patches.errors import HistoryError
 
@@ -92,80 +98,72 @@ def show(ledger: Ledger, rev: Rev) -> TurnDetails:
     Of a turn that the branch has gone through it tells how the branch's head sees it.
     """
     with database.reading(ledger.engine) as session:
-        line, step = _placed(session, ledger, rev)
+        line, step = placed(session, ledger, rev)
         [turn] = told(session, line, [step])
-        number = step.number
-        dataset = history.dataset_of(session, turn.row)
-        skipped = session.scalars(
-            select(SkippedRow).where(SkippedRow.turn_id == turn.row.id).order_by(SkippedRow.row)
+        rows = history.edit_rows(session, [step.id])
+        edits = turn_edits(session, line, step, turn.evaluation, rows)
+        skipped = session.execute(
+            select(SkippedRow.row, SkippedRow.reason)
+            .where(SkippedRow.turn_id == step.id)
+            .order_by(SkippedRow.row)
         )
-        outcomes: dict[int, OutcomeRow] = {}
-        if turn.evaluation is not None:
-            query = select(OutcomeRow).where(OutcomeRow.evaluation_id == turn.evaluation.id)
-            outcomes = {outcome.edit_id: outcome for outcome in session.scalars(query)}
-        over, under = _overriding(session, line, step)
-        details = TurnDetails(
-            turn=turn,
-            dataset=turn.row.withheld.get("source")
-            if dataset is None
-            else {
-                "uri": dataset.uri,
-                "revision": dataset.revision,
-                "sha256": dataset.sha256,
-                "format": dataset.format,
-                "layout": dataset.layout,
-                "mapping": dataset.mapping,
-                "licence": dataset.licence,
-            },
-            skipped=[(row.row, row.reason) for row in skipped],
-            edits=[
-                {
-                    "row": edit.row,
-                    "prompt": edit.prompt,
-                    "target": edit.target,
-                    "subject": edit.subject,
-                    "old_target": edit.old_target,
-                    "relation": edit.relation,
-                    "digest": edit.digest,
-                    "overrides": sorted({fact.number for fact in under.get(edit.id, ())}),
-                    "overridden_by": over[edit.id].number if edit.id in over else None,
-                    "base": outcomes[edit.id].base if edit.id in outcomes else None,
-                    "state": outcomes[edit.id].state if edit.id in outcomes else None,
-                }
-                for edit in history.edit_rows(session, [turn.row.id])
-            ],
-            undone_by=next((t.number for t in line if t.in_force and number in t.undoes), None),
-            suites=suite_scores(session, turn.row.id),
+        found = details(
+            session,
+            line,
+            turn,
+            skipped=[(number, why) for number, why in skipped],
+            edits=[edit.to_json() for edit in edits],
         )
         session.expunge_all()
-    return details
+    return found
 
 
-def _overriding(
-    session: Session, line: Sequence[Step], step: Step
-) -> tuple[dict[int, Fact], dict[int, list[Fact]]]:
-    """Of the edits of `step`, by row id: the one that overrides it, and those that it overrides, as
-    the last turn of `line` sees them."""
-    over: dict[int, Fact] = {}
-    under: dict[int, list[Fact]] = {}
-    in_force = with_edits_in_force(line)
-    for fact, later in overriding(session, in_force, facts_of(session, [step])):
-        over[fact.edit_id] = later
-        under.setdefault(later.edit_id, []).append(fact)
-    return over, under
+def details(
+    session: Session,
+    line: Sequence[Step],
+    turn: Turn,
+    *,
+    skipped: list[tuple[int, str]],
+    edits: list[dict[str, Any]],
+) -> TurnDetails:
+    """A turn of `line` with those of its edits and skipped rows that are to be shown."""
+    dataset = history.dataset_of(session, turn.row)
+    return TurnDetails(
+        turn=turn,
+        dataset=turn.row.withheld.get("source") if dataset is None else _dataset(dataset),
+        skipped=skipped,
+        edits=edits,
+        undone_by=next((t.number for t in line if t.in_force and turn.number in t.undoes), None),
+        suites=suite_scores(session, turn.row.id),
+    )
 
 
-def _placed(session: Session, ledger: Ledger, rev: Rev) -> tuple[list[Step], Step]:
-    """The turn, and the line that it is on: the branch's, or else the one that leads to it."""
+def placed(
+    session: Session, ledger: Ledger, rev: Rev, line: list[Step] | None = None
+) -> tuple[list[Step], Step]:
+    """The turn that `rev` names, and the line that it is on: the branch's, or else the one that
+    leads to it. line: the branch's, if it is known. HistoryError if there is no such turn."""
     found = resolve(session, ledger.branch, rev)
     if found is None:
         raise HistoryError("turn 0 is the base: ledger status tells of it")
-    line = history.line(session, ledger.branch)
+    line = history.line(session, ledger.branch) if line is None else line
     step = next((step for step in line if step.id == found), None)
     if step is None:
         line = history.line_to(session, found)
         step = line[-1]
     return line, step
+
+
+def _dataset(row: DatasetRow) -> dict[str, Any]:
+    return {
+        "uri": row.uri,
+        "revision": row.revision,
+        "sha256": row.sha256,
+        "format": row.format,
+        "layout": row.layout,
+        "mapping": row.mapping,
+        "licence": row.licence,
+    }
 
 
 def status(ledger: Ledger) -> Status:

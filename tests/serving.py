@@ -1,0 +1,97 @@
+"""`ledger serve` as people start it: the installed command, in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from tests.command_line import LEDGER
+
+_PATIENCE = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back. headers: with names in small letters."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Something that a browser can go to. url: with a slash at its end."""
+
+    url: str
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(Site):
+    """A running server."""
+
+    port: int
+    process: subprocess.Popen[str]
+
+    def ask(self, path: str, *, method: str = "GET", **headers: str) -> Answer:
+        """Ask without a browser, as who has the token; `path` as it is to stand in the request."""
+        given = {"Authorization": f"Bearer {self.token}", **headers}
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE)
+        try:
+            connection.request(method, path, headers=given)
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(status=answer.status, headers=found, body=answer.read())
+        finally:
+            connection.close()
+
+
+def start(folder: Path, *options: str, **environment: str) -> Served:
+    """Start it for the ledger in `folder`, at a free port; end it with `end`."""
+    running = subprocess.Popen(
+        [str(LEDGER), "serve", "--ledger", str(folder), "--port", "0", "--json", *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    line = running.stdout.readline()
+    if not line:
+        _, said = running.communicate(timeout=_PATIENCE)
+        raise AssertionError(f"the server did not start: {said}")
+    told = json.loads(line)
+    return Served(**told, process=running)
+
+
+def end(served: Served, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+    """Ask it to end: its exit status, and what it wrote to standard error."""
+    served.process.send_signal(number)
+    _, said = served.process.communicate(timeout=_PATIENCE)
+    return served.process.returncode, said
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[Served]:
+    """A server until the end of the block, which must have had nothing to complain about."""
+    served = start(folder, *options)
+    try:
+        yield served
+    finally:
+        status, said = end(served)
+    assert not said, said
+    assert status == 0
