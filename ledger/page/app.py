@@ -6,6 +6,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from ledger.page.access import guard
+from ledger.page.kept import NotYet
 from ledger.page.site import Site
 from ledger.page.views import (
     blaming,
@@ -68,6 +69,10 @@ def create_app(
     @app.errorhandler(EditLedgerError)
     def fail(error: Exception) -> Response:
         return site.fail(error)
+
+    @app.errorhandler(NotYet)
+    def wait(_error: NotYet) -> Response:
+        return site.wait()
 
     @app.errorhandler(Exception)
     def fail_unexpectedly(error: Exception) -> Response:

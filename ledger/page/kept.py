@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from threading import Lock
+from concurrent.futures import Future
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 from sqlalchemy import select
@@ -13,6 +14,12 @@ from ledger.workspace import Ledger
 
 T = TypeVar("T")
 _MOST = 64
+_PATIENCE = 2.0
+"""Seconds that a page may take; what takes longer goes on without it."""
+
+
+class NotYet(Exception):
+    """An answer is being made, and there is no earlier one."""
 
 
 class Kept:
@@ -24,6 +31,8 @@ class Kept:
         self._lock = Lock()
         self._found: OrderedDict[Hashable, Any] = OrderedDict()
         self._making: dict[Hashable, Lock] = {}
+        self._seen: dict[Hashable, tuple[str | None, Any]] = {}
+        self._coming: dict[Hashable, Future[tuple[str | None, Any]]] = {}
 
     def of(self, ledger: Ledger, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, or gave to this question in the ledger as it is."""
@@ -40,6 +49,50 @@ class Kept:
             finally:
                 with self._lock:
                     self._making.pop(whole, None)
+
+    def soon(self, ledger: Ledger, key: Hashable, make: Callable[[], T]) -> tuple[T, bool]:
+        """What `make` gives of the ledger as it is, and True; if it takes long, what it gave before
+        something was recorded, and False. Raises NotYet where there is neither.
+
+        In any case it is made to the end, one at a time for each question.
+        """
+        head, place = journal_head(ledger), (ledger.branch, key)
+        with self._lock:
+            known = self._seen.get(place)
+            if known is not None and known[0] == head:
+                return known[1], True
+            coming = self._coming.get(place)
+            if coming is None:
+                coming = self._coming[place] = Future()
+                work = (place, head, make, coming)
+                # It only reads: whoever ends the program need not wait for it.
+                Thread(target=self._finish, args=work, daemon=True).start()
+        try:
+            made_of, found = coming.result(_PATIENCE)
+        except TimeoutError:
+            if known is None:
+                raise NotYet from None
+            return known[1], False
+        return found, made_of == head
+
+    def _finish(
+        self,
+        place: Hashable,
+        head: str | None,
+        make: Callable[[], Any],
+        coming: "Future[tuple[str | None, Any]]",
+    ) -> None:
+        try:
+            found = head, make()
+        except Exception as error:
+            with self._lock:
+                del self._coming[place]
+            coming.set_exception(error)
+            return
+        with self._lock:
+            self._seen[place] = found
+            del self._coming[place]
+        coming.set_result(found)
 
     def _keep(self, key: Hashable, value: T) -> T:
         with self._lock:

@@ -8,7 +8,8 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Flask, jsonify, make_response, request
+from flask import Flask, after_this_request, jsonify, make_response, request
+from flask import Response as Answer
 from werkzeug.exceptions import BadRequest, HTTPException
 from werkzeug.wrappers import Response
 
@@ -21,6 +22,7 @@ from patches.errors import DatabaseError, EditLedgerError, HistoryError, Setting
 
 Content = dict[str, Any]
 _FARTHEST = 10**6
+_SOON = 3
 _STATUS: tuple[tuple[type[EditLedgerError], int], ...] = (
     (HistoryError, 404),
     (SettingError, 400),
@@ -105,6 +107,22 @@ class Site:
         here = Here(site=self, branch=asked.ledger.branch, chosen=asked.chosen, section=section)
         return make_response(render(template, {"c": content, "here": here}))
 
+    def soon(self, asked: Asked, key: str, make: Callable[[], Content]) -> Content:
+        """What `make` gives, as `Kept.soon` has it. is_current: whether it is of the ledger as it
+        is; if not, the browser looks again."""
+        content, is_current = self.kept.soon(asked.ledger, key, make)
+        if not is_current:
+            look_again(_SOON)
+        return {**content, "is_current": is_current}
+
+    def wait(self) -> Response:
+        """The page of what is being put together."""
+        look_again(_SOON)
+        if wants_json():
+            return make_response(jsonify({"is_current": False}), 202)
+        here = Here(site=self, branch="", chosen=None, section="")
+        return make_response(render("coming.html", {"c": {}, "here": here}), 202)
+
     def fail(self, error: Exception) -> Response:
         """The page of an error."""
         status, what = status_of(error)
@@ -158,6 +176,15 @@ class Here:
         given: Mapping[str, object] = {**request.args.to_dict(), **parameters}
         kept = {k: v for k, v in given.items() if v not in (None, "", False)}
         return quote(request.path) + (f"?{urlencode(kept)}" if kept else "")
+
+
+def look_again(seconds: int) -> None:
+    """Have the browser load the page again, without a script."""
+
+    @after_this_request
+    def refresh(response: Answer) -> Answer:
+        response.headers["Refresh"] = str(seconds)
+        return response
 
 
 def status_of(error: Exception) -> tuple[int, str]:

@@ -20,14 +20,12 @@ def add(site: Site) -> None:
         shown = min(asked.number("forgotten", _FORGOTTEN), _MOST)
 
         def make() -> Content:
-            return _content(asked, content_of(site, asked, "retention"))
+            triangle = content_of(site, asked, "retention")
+            words = described(site, asked, "retention")
+            return {**_content(asked, triangle), "charts": {"retention": words}}
 
-        content = site.kept.of(asked.ledger, "retention", make)
-        return {
-            **content,
-            "forgetting": _first(content["forgetting"], shown),
-            "charts": {"retention": described(site, asked, "retention")},
-        }
+        content = site.soon(asked, "retention", make)
+        return {**content, "forgetting": _first(content["forgetting"], shown)}
 
 
 def _content(asked: Asked, triangle: Retained) -> Content:

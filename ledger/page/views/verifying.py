@@ -3,14 +3,13 @@
 from dataclasses import asdict
 from urllib.parse import urlencode
 
-from flask import Response as Answer
-from flask import after_this_request, redirect
+from flask import redirect
 from werkzeug.wrappers import Response
 
 from ledger import database, journal
 from ledger.orm import EMPTY, TurnRow
 from ledger.page.checking import Check, Checking
-from ledger.page.site import Asked, Content, Site
+from ledger.page.site import Asked, Content, Site, look_again
 from ledger.refs import head_id
 
 _BASE = "base"
@@ -39,7 +38,8 @@ def add(site: Site) -> None:
     def verifying(asked: Asked) -> Content:
         check = checking.last()
         if check is not None and check.is_running:
-            _look_again(check)
+            # The less often the longer it is.
+            look_again(round(min(_LATEST, max(_SOONEST, check.seconds / 10))))
         with database.reading(asked.ledger.engine) as session:
             head = head_id(session, asked.ledger.branch)
             turn = None if head is None else session.get_one(TurnRow, head)
@@ -52,16 +52,6 @@ def add(site: Site) -> None:
             "entry_hash": digest,
             "check": None if check is None else _told(check, digest),
         }
-
-
-def _look_again(check: Check) -> None:
-    """Have the browser load the page again, without a script; the less often the longer it is."""
-    wait = round(min(_LATEST, max(_SOONEST, check.seconds / 10)))
-
-    @after_this_request
-    def refresh(response: Answer) -> Answer:
-        response.headers["Refresh"] = str(wait)
-        return response
 
 
 def _told(check: Check, head: str) -> Content:
