@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Route, sync_playwright
 
-from tests.serving import Site
+from tests.serving import COMING, Site
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -78,11 +78,14 @@ class Visit:
         self.page.goto(f"{self.site.url}{path}{sign}token={self.site.token}")
 
     def open(self, path: str) -> int:
-        """Go to a page; the status of the answer. path: after the address of the server, and as it
-        is to stand there."""
-        answer = self.page.goto(f"{self.site.url}{path.removeprefix('/')}")
-        assert answer is not None
-        return answer.status
+        """Go to a page, and wait until it is there; the status of the answer. path: after the
+        address of the server, and as it is to stand there."""
+        while True:
+            answer = self.page.goto(f"{self.site.url}{path.removeprefix('/')}")
+            assert answer is not None
+            if answer.status != COMING:
+                return answer.status
+            self.page.wait_for_timeout(100)
 
     @property
     def path(self) -> str:

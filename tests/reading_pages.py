@@ -7,14 +7,14 @@ from werkzeug.test import TestResponse
 from ledger.page.app import create_app
 from ledger.workspace import Ledger
 
-_TOKEN = "token-of-a-test"
+_TOKEN, _PATIENCE = "token-of-a-test", 300.0
 
 
 class Reader:
     """Asks for pages of a ledger. options: of `ledger.page.app.create_app`."""
 
     def __init__(self, ledger: Ledger, **options: Any) -> None:
-        app = create_app(ledger, token=_TOKEN, **options)
+        app = create_app(ledger, token=_TOKEN, **{"patience": _PATIENCE, **options})
         self._client = app.test_client()
 
     def get(self, address: str) -> TestResponse:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 from tests.command_line import LEDGER
 
+COMING = 202
+"""The status of a page that is still being put together."""
 _PATIENCE = 60.0
 
 
@@ -48,7 +51,15 @@ class Served(Site):
     process: subprocess.Popen[str]
 
     def ask(self, path: str, *, method: str = "GET", **headers: str) -> Answer:
-        """Ask without a browser, as who has the token; `path` as it is to stand in the request."""
+        """Ask without a browser, as who has the token, until the page is there; `path` as it is to
+        stand in the request."""
+        while True:
+            answer = self._ask(path, method, headers)
+            if answer.status != COMING:
+                return answer
+            time.sleep(0.1)
+
+    def _ask(self, path: str, method: str, headers: dict[str, str]) -> Answer:
         given = {"Authorization": f"Bearer {self.token}", **headers}
         connection = HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE)
         try:

@@ -180,8 +180,8 @@ def test_an_unknown_branch_and_a_missing_base_are_told_before_it_listens(
 
 def test_the_branch_of_the_option_is_shown_where_an_address_names_none(folder: Path) -> None:
     with serving(folder, "--branch", "side") as running:
-        assert running.ask("/overview.json").json()["status"]["turn"] == 2
-        assert running.ask("/overview.json?branch=main").json()["status"]["turn"] == 1
+        assert running.ask("/turns.json").json()["page"]["total"] == 2
+        assert running.ask("/turns.json?branch=main").json()["page"]["total"] == 1
 
 
 def test_the_browser_is_opened_at_the_page_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +203,10 @@ def test_turns_recorded_meanwhile_appear_and_nobody_is_hindered(
     with new_ledger(tmp_path, database_url) as ledger, serving(ledger.folder) as running:
         for turn in range(1, 4):
             record(ledger, [edit(f"Lima {turn} is in", "Peru")])
-            assert running.ask("/overview.json").json()["status"]["turn"] == turn
+            assert running.ask("/turns.json").json()["page"]["total"] == turn
         rollback_turn(ledger, 2)
-        assert running.ask("/overview.json").json()["status"]["in_force"] == [1, 3]
+        turns = running.ask("/turns.json").json()["turns"]
+        assert [turn["turn"] for turn in turns if turn["state"] != "in_force"] == [2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at the process as Linux shows it")

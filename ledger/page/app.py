@@ -6,7 +6,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from ledger.page.access import guard
-from ledger.page.kept import NotYet
+from ledger.page.kept import PATIENCE, Kept, NotYet
 from ledger.page.site import Site
 from ledger.page.views import (
     blaming,
@@ -50,16 +50,26 @@ def create_app(
     model: bool = False,
     device: str = "auto",
     dtype: str | None = None,
+    patience: float = PATIENCE,
 ) -> Flask:
     """The pages of a ledger, as a WSGI application.
 
     token: opens them. hosts: the names under which it answers; none: under every name. branch: the
     one that is shown where an address names none; None: the one that commands work on. model:
     prompts may be asked, which loads the base model when the first one is, on `device`, in `dtype`.
+    patience: seconds that a page waits for what takes long, before it comes without.
     """
     app = Flask("ledger.page", static_folder="static", template_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
-    site = Site(app=app, ledger=ledger, has_model=model, branch=branch, device=device, dtype=dtype)
+    site = Site(
+        app=app,
+        ledger=ledger,
+        has_model=model,
+        branch=branch,
+        device=device,
+        dtype=dtype,
+        kept=Kept(patience=patience),
+    )
     _only_read(ledger)
     guard(app, token=token, hosts=hosts)
     for view in _VIEWS:

@@ -14,8 +14,8 @@ from ledger.workspace import Ledger
 
 T = TypeVar("T")
 _MOST = 64
-_PATIENCE = 2.0
-"""Seconds that a page may take; what takes longer goes on without it."""
+PATIENCE = 2.0
+"""Seconds that a page waits for what takes long."""
 
 
 class NotYet(Exception):
@@ -25,9 +25,10 @@ class NotYet(Exception):
 class Kept:
     """The newest answers, each made once, also when many ask at the same time."""
 
-    def __init__(self, *, most: int = _MOST) -> None:
-        """most: so many answers are kept."""
+    def __init__(self, *, most: int = _MOST, patience: float = PATIENCE) -> None:
+        """most: so many answers are kept. patience: seconds that `soon` waits."""
         self._most = most
+        self._patience = patience
         self._lock = Lock()
         self._found: OrderedDict[Hashable, Any] = OrderedDict()
         self._making: dict[Hashable, Lock] = {}
@@ -68,7 +69,7 @@ class Kept:
                 # It only reads: whoever ends the program need not wait for it.
                 Thread(target=self._finish, args=work, daemon=True).start()
         try:
-            made_of, found = coming.result(_PATIENCE)
+            made_of, found = coming.result(self._patience)
         except TimeoutError:
             if known is None:
                 raise NotYet from None

@@ -3,7 +3,7 @@ that shows them."""
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -70,10 +70,10 @@ class Site:
     app: Flask
     ledger: Ledger
     has_model: bool
-    branch: str | None = None
-    device: str = "auto"
-    dtype: str | None = None
-    kept: Kept = field(default_factory=Kept)
+    branch: str | None
+    device: str
+    dtype: str | None
+    kept: Kept
 
     def page(self, rule: str, template: str, *, section: str = "") -> Callable[..., Any]:
         """Make a function the page at `rule`, shown by `template`, and its JSON at `rule`.json.
