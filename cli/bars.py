@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from cli.rendering import size
+from ledger.wording import size
 
 BYTES = "bytes"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from cli.options import json_option, ledger_option, lock_timeout_option, opened, print_json
-from cli.rendering import print_table, size, tell
+from cli.rendering import print_table, tell
 from cli.watching import watching
-from ledger.wording import counted
+from ledger.wording import counted, size
 
 
 @click.command(short_help="Is everything as recorded: history, patches, base, models?")

@@ -23,9 +23,10 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import METRICS, print_table, short, tell
+from cli.rendering import print_table, short, tell
 from cli.starting import importing
 from cli.watching import watching
+from ledger.metrics import METRICS
 from ledger.wording import counted, score, turn_numbers, visible
 
 if TYPE_CHECKING:

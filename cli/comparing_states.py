@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import print_json
-from cli.rendering import METRICS, echo, print_table, short, tell
+from cli.rendering import echo, print_table, short, tell
 from cli.watching import watching
+from ledger.metrics import METRICS
 from ledger.wording import NOTHING, counted, score
 
 if TYPE_CHECKING:

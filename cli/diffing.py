@@ -16,9 +16,10 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import METRICS, echo, print_table, short, size, tell
+from cli.rendering import echo, print_table, short, tell
 from cli.watching import watching
-from ledger.wording import NOTHING, counted, score
+from ledger.metrics import METRICS
+from ledger.wording import NOTHING, counted, score, size
 
 if TYPE_CHECKING:
     from ledger.diffing import Diff

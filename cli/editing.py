@@ -21,9 +21,9 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import settings, short, size, tell
+from cli.rendering import settings, short, tell
 from cli.watching import watching
-from ledger.wording import counted, score, turn_numbers, visible
+from ledger.wording import counted, score, size, turn_numbers, visible
 
 if TYPE_CHECKING:
     from ledger.conflicts import Conflict

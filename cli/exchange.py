@@ -16,11 +16,11 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import size, tell
+from cli.rendering import tell
 from cli.starting import importing
 from cli.states import link_option, print_applied, to_option, write_state
 from cli.watching import watching
-from ledger.wording import counted, turn_numbers
+from ledger.wording import counted, size, turn_numbers
 
 if TYPE_CHECKING:
     from ledger.exporting import Exported

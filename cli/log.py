@@ -16,9 +16,9 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import print_table, short, size, tell
+from cli.rendering import print_table, short, tell
 from cli.sparklines import print_scores_over_turns
-from ledger.wording import counted, numbers, score
+from ledger.wording import counted, numbers, score, size
 from ledger.workspace import Ledger, current_branch
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from cli.options import (
     print_json,
     seed_option,
 )
-from cli.rendering import echo, print_scores, print_table, short, size, tell
+from cli.rendering import echo, print_scores, print_table, short, tell
 from cli.watching import watching
-from ledger.wording import turn_numbers, visible
+from ledger.wording import size, turn_numbers, visible
 
 
 def _span(_context: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:

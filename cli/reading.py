@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from cli.options import TURN, branch_option, json_option, ledger_option, opened, print_json
-from cli.rendering import print_facts, print_scores, print_table, settings, short, size, tell
+from cli.rendering import print_facts, print_scores, print_table, settings, short, tell
 from ledger.gates import FIGURE, verdict_line
-from ledger.wording import counted, score, turn_numbers
+from ledger.wording import counted, score, size, turn_numbers
 
 
 @click.command(short_help="One turn in full: data, settings, scores, edits.")

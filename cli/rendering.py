@@ -16,6 +16,7 @@ import click
 from rich.cells import cell_len
 
 from cli.fitting import GAP, INDENT, NARROWEST, arranged, fitted, wrapped
+from ledger.metrics import METRICS, metric_name
 from ledger.wording import NOTHING, counted, is_number, is_visible, score, visible
 
 if TYPE_CHECKING:
@@ -23,24 +24,6 @@ if TYPE_CHECKING:
 
 DUMB = ("dumb", "unknown")
 """Names of terminals that take texts alone."""
-METRICS = {
-    "edit_success": "edit success",
-    "generalization": "generalisation",
-    "locality": "locality",
-    "stability": "stability",
-    "exact_match": "exact match",
-    "preference": "P(new) > P(old)",
-    "perplexity": "perplexity",
-    "out_of_distribution": "out of distribution",
-    "generated_match": "generated match",
-    "routed_edits": "edits routed",
-    "routed_rephrasings": "rephrasings routed",
-    "routed_locality": "locality routed",
-    "answer_match": "answer generated",
-    "rephrasing_match": "rephrasing answered",
-    "kl_divergence": "KL divergence (nats)",
-    "same_top": "same first choice",
-}
 # Where a tenth of a per cent is a lot.
 _FINE = ("kl_divergence",)
 _INTERVAL = "95 % interval"
@@ -156,7 +139,7 @@ def print_scores(
     """
     names = [*METRICS, *(key for key in state if key not in METRICS)]
     known = [key for key in names if state.get(key) is not None]
-    columns = [(counted(n, of), list(map(_label, known)))]
+    columns = [(counted(n, of), list(map(metric_name, known)))]
     for place, (heading, scores) in enumerate((("base", base), ("edited", state))):
         columns.append((heading, [_score(key, scores.get(key)) for key in known]))
         if intervals is not None:
@@ -164,11 +147,6 @@ def print_scores(
     headings = [heading for heading, _ in columns]
     rows = list(zip(*(cells for _, cells in columns), strict=True))
     print_table(headings, rows, right=f"base|edited|{_INTERVAL}")
-
-
-def _label(metric: str) -> str:
-    """Kinds of probes have whatever names a dataset gives them."""
-    return METRICS.get(metric, metric.replace("_", " "))
 
 
 def _score(metric: str, value: Any) -> str:
@@ -191,16 +169,6 @@ def settings(hyperparameters: dict[str, Any]) -> str:
         elif value is not None and name != "modules":
             shown.append(f"{name} {value}")
     return ", ".join(shown)
-
-
-def size(count: int) -> str:
-    """Bytes in a unit that is easy to read."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError("unreachable")
 
 
 def short(text: str, length: int) -> str:

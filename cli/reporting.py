@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from cli.options import branch_option, json_option, ledger_option, opened, print_json
-from cli.rendering import size, tell
+from cli.rendering import tell
 from cli.starting import importing
 from cli.watching import watching
-from ledger.plots import KINDS, described, draw, read
-from ledger.plots.saving import check_folder, check_place, format_of, write
-from ledger.wording import counted
+from ledger.plots import KINDS, described, draw, format_of, read
+from ledger.whole_files import check_folder, write_whole
+from ledger.wording import counted, size
 
 
 @click.command(short_help="A chart of the history as SVG, PNG or PDF.")
@@ -65,7 +65,7 @@ def plot(
     """Draw a chart of the branch's history, for papers and slides.
 
     \b
-    timeline   what each turn did: edits, what was taken back, what is in force
+    timeline   what each turn did: edits, what was rolled back, what is in force
     scores     how well each turn's edits were learnt, with the base as a line
     retention  how each turn's edits fare in later states, as far as it was recorded
     weights    how much each turn changes each tensor
@@ -81,7 +81,8 @@ def plot(
     if out is None and not as_json:
         raise click.UsageError("give --out FILE, or --json")
     if out is not None:
-        check_place(out)
+        format_of(out.name)
+        check_folder(out)
     with watching(quiet=as_json) as progress:
         content = read(opened(ledger_dir), kind, last=last, progress=progress)
     if out is not None:
@@ -91,12 +92,12 @@ def plot(
                 kind,
                 content,
                 theme=theme,
-                format=format_of(out),
+                format=format_of(out.name),
                 width=width,
                 height=height,
                 dpi=dpi,
             )
-        write(out, chart)
+        write_whole(out, chart)
     if as_json:
         print_json(content.to_json())
     else:
@@ -169,7 +170,7 @@ def report(
             progress=progress,
         )
     if out is not None:
-        write(out, made.to_html().encode())
+        write_whole(out, made.to_html().encode())
     if as_json:
         print_json(made.to_json())
     else:

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from cli.options import json_option, ledger_option, print_json
-from cli.rendering import print_facts, size
+from cli.rendering import print_facts
 from cli.watching import watching
+from ledger.wording import size
 
 
 @click.command(short_help="Create a ledger for a base model.")

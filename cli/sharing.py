@@ -16,9 +16,9 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import print_facts, print_table, size, tell
+from cli.rendering import print_facts, print_table, tell
 from cli.watching import watching
-from ledger.wording import counted
+from ledger.wording import counted, size
 
 if TYPE_CHECKING:
     from ledger.sharing.pulling import Pulled

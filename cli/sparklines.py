@@ -4,7 +4,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cli.rendering import METRICS, print_table, tell, terminal_width
+from cli.rendering import print_table, tell, terminal_width
+from ledger.metrics import METRICS
 from ledger.wording import is_number, score
 
 # What stands for no share, and for shares from 0 to 1.

@@ -14,9 +14,9 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import print_table, size, tell
+from cli.rendering import print_table, tell
 from cli.watching import watching
-from ledger.wording import counted, turn_numbers
+from ledger.wording import counted, size, turn_numbers
 
 
 def _span(

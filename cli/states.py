@@ -17,10 +17,10 @@ from cli.options import (
     opened,
     print_json,
 )
-from cli.rendering import size, tell
+from cli.rendering import tell
 from cli.starting import importing
 from cli.watching import watching
-from ledger.wording import numbers, turn_numbers
+from ledger.wording import numbers, size, turn_numbers
 
 if TYPE_CHECKING:
     from ledger.applying import Applied

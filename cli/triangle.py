@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.rendering import METRICS, print_table, short, tell
+from cli.rendering import print_table, short, tell
+from ledger.metrics import METRICS
 from ledger.wording import NOTHING, counted, score
 
 if TYPE_CHECKING:

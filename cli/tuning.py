@@ -21,8 +21,9 @@ from cli.options import (
     seed_option,
     workers_option,
 )
-from cli.rendering import METRICS, echo, print_table, settings, short, tell
+from cli.rendering import echo, print_table, settings, short, tell
 from cli.watching import watching
+from ledger.metrics import METRICS
 from ledger.wording import counted, score
 
 if TYPE_CHECKING:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from ledger.merge_plan import MergeBranch, plan_merge
     from ledger.merging import Merged, merge_shards
     from ledger.moving_database import CopiedDatabase, copy_database
+    from ledger.page.app import create_app
+    from ledger.page.report import Report, report
     from ledger.picking import Picked, cherry_pick
     from ledger.replaying import Replay, Replayed, replay
     from ledger.reporting import Status, TurnDetails, log, show, status
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from ledger.sharing.staging import Push
     from ledger.squashing import Squashed, squash
     from ledger.tree import Node, graph
+    from ledger.trying import Tried, Trying
     from ledger.verifying import Problem, Verified, verify
     from ledger.verifying_checkpoint import verify_checkpoint
     from ledger.verifying_since import Remembered, Since, remembered
@@ -99,6 +102,8 @@ _HOMES = {
     "ledger.sharing.publishing": ("Pushed", "push"),
     "ledger.searching": ("Found", "Hit", "search"),
     "ledger.sharing.pulling": ("Pulled", "clone", "pull"),
+    "ledger.page.app": ("create_app",),
+    "ledger.page.report": ("Report", "report"),
     "ledger.picking": ("Picked", "cherry_pick"),
     "ledger.replaying": ("Replay", "Replayed", "replay"),
     "ledger.reporting": ("Status", "TurnDetails", "log", "show", "status"),
@@ -107,6 +112,7 @@ _HOMES = {
     "ledger.sharing.staging": ("Push",),
     "ledger.squashing": ("Squashed", "squash"),
     "ledger.tree": ("Node", "graph"),
+    "ledger.trying": ("Tried", "Trying"),
     "ledger.verifying": ("Problem", "Verified", "verify"),
     "ledger.verifying_checkpoint": ("verify_checkpoint",),
     "ledger.verifying_since": ("Remembered", "Since", "remembered"),
@@ -159,12 +165,15 @@ __all__ = [
     "Remembered",
     "Replay",
     "Replayed",
+    "Report",
     "RolledBack",
     "Routed",
     "Run",
     "Since",
     "Squashed",
     "Status",
+    "Tried",
+    "Trying",
     "TurnDetails",
     "Verified",
     "Waiting",
@@ -182,6 +191,7 @@ __all__ = [
     "clone",
     "collect_garbage",
     "copy_database",
+    "create_app",
     "create_branch",
     "create_tag",
     "delete_branch",
@@ -208,6 +218,7 @@ __all__ = [
     "reflog",
     "remembered",
     "replay",
+    "report",
     "rollback_to",
     "rollback_turn",
     "route",

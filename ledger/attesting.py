@@ -18,6 +18,7 @@ from ledger import database, journal
 from ledger.chain import timestamp
 from ledger.orm import EMPTY, EditRow, EvaluationRow, RefRow, TurnRow
 from ledger.signing_key import ALGORITHM, sign, signature_problem
+from ledger.whole_files import write_whole
 from ledger.workspace import Ledger
 from patches.canonical import canonical_json
 from patches.errors import SettingError
@@ -128,7 +129,7 @@ def attest(ledger: Ledger, *, key: Path | None = None) -> Attestation:
 def write_attestation(attestation: Attestation, path: Path) -> None:
     """Write it as JSON."""
     text = json.dumps(attestation.to_json(), indent=2, ensure_ascii=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    write_whole(path, f"{text}\n".encode())
 
 
 def read_attestation(path: Path) -> Attestation:

@@ -9,10 +9,10 @@ from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from ledger.history import Step, chunks
+from ledger.metrics import SUCCESS
 from ledger.orm import EvaluationRow, OutcomeRow
 from ledger.suites import TEACHER_FORCED
 
-METRIC = "edit_success"
 # An edit is looked for in so many evaluations of later turns, in the newest first.
 _EVALUATIONS = 200
 
@@ -38,7 +38,7 @@ class Record:
 
 def is_right(scores: dict[str, Any]) -> bool:
     """Whether the whole answer is: what evaluations call an exact match."""
-    return scores.get(METRIC) == 1
+    return scores.get(SUCCESS) == 1
 
 
 def records(session: Session, line: Sequence[Step], step: Step, edit_id: int) -> list[Record]:

@@ -1,7 +1,9 @@
 """The names of scores, for people."""
 
+SUCCESS = "edit_success"
+"""The share of an answer's tokens that are right: 1 where the whole answer is."""
 METRICS = {
-    "edit_success": "edit success",
+    SUCCESS: "edit success",
     "generalization": "generalisation",
     "locality": "locality",
     "stability": "stability",

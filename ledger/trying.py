@@ -95,17 +95,11 @@ class Trying:
         self._dtype = dtype
         self._lock = Lock()
         self._model: TriedModel | None = None
-        self._is_loading = False
 
     @property
     def is_loaded(self) -> bool:
         """Whether a question finds the model in memory."""
         return self._model is not None
-
-    @property
-    def is_loading(self) -> bool:
-        """Whether the model is being loaded for a question."""
-        return self._is_loading
 
     def ask(
         self,
@@ -152,11 +146,7 @@ class Trying:
 
     def _loaded(self) -> TriedModel:
         if self._model is None:
-            self._is_loading = True
-            try:
-                self._model = TriedModel(self._ledger, device=self._device, dtype=self._dtype)
-            finally:
-                self._is_loading = False
+            self._model = TriedModel(self._ledger, device=self._device, dtype=self._dtype)
         return self._model
 
 

@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ledger.edit_records import METRIC, Record, newest
+from ledger.edit_records import Record, newest
 from ledger.edit_states import overriding, state_of, with_edits_in_force
 from ledger.facts import Fact, facts_of
 from ledger.history import Step, chunks
+from ledger.metrics import SUCCESS
 from ledger.orm import EditRow, EvaluationRow, OutcomeRow
 
 ALL, FORGOTTEN, NEVER_RIGHT, OVERRIDDEN = "all", "forgotten", "never_right", "overridden"
@@ -212,7 +213,7 @@ def _own_outcomes(
 
 def _own_success(session: Session, evaluation: EvaluationRow) -> dict[int, float]:
     """Row id of an edit → its success in the evaluation, where it has one."""
-    query = select(OutcomeRow.edit_id, OutcomeRow.state[METRIC].as_float())
+    query = select(OutcomeRow.edit_id, OutcomeRow.state[SUCCESS].as_float())
     rows = session.execute(query.where(OutcomeRow.evaluation_id == evaluation.id))
     return {edit: success for edit, success in rows if success is not None}
 

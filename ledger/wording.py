@@ -37,6 +37,16 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and abs(value) < 1e300
 
 
+def size(count: int) -> str:
+    """Bytes in a unit that is easy to read."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
 def numbers(values: Collection[int]) -> str:
     """Turn numbers as ranges: 1-4, 6."""
     spans: list[list[int]] = []

@@ -16,7 +16,7 @@ def test_the_turn_that_did_not_take_comes_first_by_its_number() -> None:
     weak = point(2, edits=3, state={"edit_success": 1 / 6})
     told = timeline([point(1), weak], wholes=[whole(2, 0.97)])
     assert concerns(told, _FINE, overridden=0) == [
-        "turn 2 (3 edits) did not take: 17% of its own edits were answered right after it"
+        "turn 2 (3 edits) did not take: 17 % of its own edits were answered right after it"
     ]
 
 
@@ -49,9 +49,18 @@ def test_low_scores_of_the_whole_lost_edits_and_conflicts_are_told() -> None:
     told = timeline([point(1)], wholes=[one])
     kept = Kept(asked=9, right_then=8, right_now=7, lost=1, gained=0)
     assert concerns(told, kept, overridden=2) == [
-        "50% of the edits in force are answered right",
+        "50 % of the edits in force are answered right",
         "1 edit was right when it was made and is wrong now",
         "2 edits in force have another answer than a later edit",
+    ]
+
+
+def test_whole_answers_count_where_they_were_recorded() -> None:
+    """Half of the tokens of every answer may be right, and no answer."""
+    weak = point(1, edits=4, state={"edit_success": 0.9, "exact_match": 0.0})
+    told = timeline([weak], wholes=[whole(1, 0.97)])
+    assert concerns(told, _FINE, overridden=0) == [
+        "turn 1 (4 edits) did not take: 0 % of its own edits were answered right after it"
     ]
 
 

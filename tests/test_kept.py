@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from gc import collect
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
+from weakref import ref
 
 import pytest
 
@@ -14,6 +16,10 @@ from patches.errors import HistoryError
 from tests import told_edits
 
 _PATIENCE = 10.0
+
+
+class _Large:
+    """An answer that would take much memory."""
 
 
 @pytest.fixture
@@ -34,9 +40,19 @@ def test_an_answer_is_made_once_until_something_is_recorded(ledger: Ledger) -> N
     assert found.of(ledger, "key", lambda: next(answers)) == 2
 
 
-def test_only_so_many_answers_are_kept(ledger: Ledger) -> None:
-    answers, found = iter(range(10)), Kept(most=1)
-    assert [found.of(ledger, key, lambda: next(answers)) for key in "aba"] == [0, 1, 2]
+def test_only_so_many_answers_are_kept_those_that_were_asked_for_last(ledger: Ledger) -> None:
+    answers, found = iter(range(10)), Kept(most=2)
+    assert [found.of(ledger, key, lambda: next(answers)) for key in "abacab"] == [0, 1, 0, 2, 0, 3]
+
+
+def test_what_was_kept_before_something_was_recorded_takes_no_more_memory(ledger: Ledger) -> None:
+    found = Kept()
+    gone = ref(found.of(ledger, "key", _Large))
+    assert gone() is not None
+    record(ledger, "a")
+    found.of(ledger, "other", _Large)
+    collect()
+    assert gone() is None
 
 
 def test_many_who_ask_at_once_have_it_made_once(ledger: Ledger) -> None:

@@ -15,23 +15,14 @@ from ledger.workspace import Ledger
 from tests import told_edits
 from tests.plain_ledgers import line
 from tests.told_edits import edit
-from tests.told_scores import score
-
-ROME = "The capital of Italy is"
-TURNS = [
-    [edit(ROME, "Paris", "Italy", "P36"), edit("The Tiber is a", "mountain")],
-    [edit("The capital of Japan is", "Rome"), edit("The Nile is a", "lake")],
-    [edit("The Rhine is a", "town"), edit("The Oder is a", "town")],
-]
+from tests.told_scores import ROME, TURNS, record_scored, score
 
 
 @pytest.fixture
 def ledger(tmp_path: Path, database_url: str) -> Iterator[Ledger]:
     """Three turns of two edits, each scored when it was made."""
     with told_edits.new_ledger(tmp_path, database_url) as made:
-        told_edits.record(made, *TURNS)
-        for turn in (1, 2, 3):
-            score(made, turn, {(turn, 0): 1.0, (turn, 1): 0.5}, of=turn)
+        record_scored(made)
         yield made
 
 

@@ -176,7 +176,7 @@ def test_edits_of_a_kind_are_counted_and_listed(seen: Seen) -> None:
         *(("all", 4), ("forgotten", 1), ("never_right", 1), ("overridden", 1))
     ]
     assert (seen.turn(1)["scored_since"], seen.turn(2)["scored_since"]) == (2, 0)
-    assert "of 2 edits that were scored since" in seen.reader.page("/turns/1")
+    assert "of 2 edits scored again" in seen.reader.page("/turns/1")
     assert "Forgotten since" not in seen.reader.page("/turns/2")
     assert seen.prompts(1, "edits=forgotten") == [FORGOTTEN]
     assert seen.prompts(1, "edits=never_right") == [NEVER]

@@ -26,7 +26,7 @@ from ledger.plots import KINDS, described, draw
 from ledger.plots.canvas import in_style
 from ledger.plots.cells import AMOUNT, QUALITY, Shades
 from ledger.plots.labels import drawable, share
-from ledger.plots.palette import DARK, LIGHT, THEMES, Theme, contrast, method_colours
+from ledger.plots.palette import DARK, LIGHT, METHODS, THEMES, Theme, contrast, method_colours
 from ledger.plots.weights import short_names
 from patches.errors import SettingError
 from tests.overviews import (
@@ -207,7 +207,7 @@ def test_a_timeline_marks_what_was_taken_back_and_by_what() -> None:
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == [
         *("ultraedit", "wise", "lora", "memit"),
-        *("taken back", "rollback", "merge", "import", "failed its gate"),
+        *("rolled back", "rollback", "merge", "import", "failed its gate"),
     ]
     assert held.get_title(loc="left") + held.get_title() == "edits in force, now 155"
     assert [text.get_text() for text in recorded.texts] == ["40", "40", "20", "40", "40", "55"]
@@ -228,7 +228,7 @@ def test_scores_show_the_base_and_all_edits_in_force() -> None:
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
         *("edit success", "generalisation", "stability", "earlier edits"),
-        *("edit success of the base", "all edits in force", "taken back since"),
+        *("edit success of the base", "all edits in force", "rolled back since"),
     ]
     lines = figure.axes[0].lines
     rings = [np.asarray(line.get_ydata()) for line in lines if line.get_markersize() > 10]
@@ -260,9 +260,9 @@ def test_a_number_can_be_read_on_every_colour(colours: str) -> None:
         assert contrast(shades.ink(value), shades.colour(value)) >= 4.5
 
 
-def test_a_method_has_its_colour_in_every_chart_and_page() -> None:
+def test_a_method_has_its_colour_in_every_chart() -> None:
     alone, among = (method_colours(some, DARK) for some in (["wise"], ["memit", "rome", "wise"]))
-    assert alone["wise"] == among["wise"] == DARK.variables()["method-wise"]
+    assert alone["wise"] == among["wise"] == DARK.series[METHODS["wise"]]
     assert len(set(among.values())) == 3
     assert set(method_colours((str(n) for n in range(9)), LIGHT)) == {str(n) for n in range(9)}
 
@@ -312,7 +312,7 @@ def test_names_of_any_origin_are_texts() -> None:
 def test_what_a_chart_shows_is_told_in_words() -> None:
     assert described("timeline", eventful()) == (
         "10 turns on branch main: 6 edit turns, 2 rollbacks, 1 import, 1 merge (ultraedit, wise, "
-        "lora and 1 more). 235 edits recorded, 155 in force now; taken back: turns 2, 5."
+        "lora and 1 more). 235 edits recorded, 155 in force now; rolled back: turns 2, 5."
     )
     assert described("scores", eventful()) == (
         "Edit success of 6 turns on their own edits: .95 to .99, newest .98; the base's .10 to "

@@ -58,10 +58,12 @@ def test_it_prints_where_it_is_until_it_is_interrupted(folder: Path) -> None:
         text=True,
     )
     assert running.stdout is not None
-    link, stop = running.stdout.readline(), running.stdout.readline()
-    build_opener(HTTPCookieProcessor()).open(link.strip(), timeout=60).close()
-    running.send_signal(signal.SIGINT)
-    running.communicate(timeout=60)
+    try:
+        link, stop = running.stdout.readline(), running.stdout.readline()
+        build_opener(HTTPCookieProcessor()).open(link.strip(), timeout=60).close()
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}\n", link)
     assert stop == "stop with Ctrl-C\n"
     assert running.returncode == 0

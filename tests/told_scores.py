@@ -11,9 +11,24 @@ from ledger.new_turn import NewEvaluation
 from ledger.orm import EditRow, TurnRow
 from ledger.recording import record_evaluation
 from ledger.workspace import Ledger
+from tests import told_edits
+from tests.told_edits import edit
 
 Success = float | None
 TEACHER_FORCED = {"name": "teacher-forced", "version": 2}
+ROME = "The capital of Italy is"
+TURNS = [
+    [edit(ROME, "Paris", "Italy", "P36"), edit("The Tiber is a", "mountain")],
+    [edit("The capital of Japan is", "Rome"), edit("The Nile is a", "lake")],
+    [edit("The Rhine is a", "town"), edit("The Oder is a", "town")],
+]
+
+
+def record_scored(ledger: Ledger) -> None:
+    """Record `TURNS`, and of each that its first edit was right as a whole when it was made."""
+    told_edits.record(ledger, *TURNS)
+    for turn in (1, 2, 3):
+        score(ledger, turn, {(turn, 0): 1.0, (turn, 1): 0.5}, of=turn)
 
 
 def score(
@@ -47,10 +62,10 @@ def score(
         turns = {row.number: row for row in session.scalars(query)}
         edits = []
         for turn, position in found:
-            edit = select(EditRow.id, EditRow.digest).where(
+            chosen = select(EditRow.id, EditRow.digest).where(
                 EditRow.turn_id == turns[turn].id, EditRow.position == position
             )
-            edit_id, digest = session.execute(edit).one()
+            edit_id, digest = session.execute(chosen).one()
             edits.append((edit_id, digest))
         record_evaluation(
             session,

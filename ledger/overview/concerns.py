@@ -1,9 +1,10 @@
 """What somebody who is responsible for an edited model should look at first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ledger.overview.forgotten import Kept
-from ledger.overview.timeline import Point, Timeline, Whole
+from ledger.overview.timeline import Timeline
 from ledger.wording import counted
 
 RIGHT, UNCHANGED = 0.8, 0.8
@@ -24,22 +25,25 @@ def concerns(told: Timeline, kept: Kept, *, overridden: int) -> list[str]:
     ]
 
 
+def right(scores: Mapping[str, Any]) -> float | None:
+    """The share of edits whose whole answer is right; of their answers' tokens where that was not
+    recorded."""
+    exact = scores.get("exact_match")
+    found: float | None = scores.get("edit_success") if exact is None else exact
+    return found
+
+
 def _weak_turns(told: Timeline) -> Iterator[str]:
-    weak = [point for point in told.points if point.in_force and _is_below(point, RIGHT)]
-    worst = sorted(weak, key=lambda point: point.state["edit_success"])
-    for point in worst[:_MOST]:
-        success = point.state["edit_success"]
+    shares = ((right(point.state), point) for point in told.points if point.in_force)
+    weak = [(share, point) for share, point in shares if share is not None and share < RIGHT]
+    weak.sort(key=lambda pair: (pair[0], pair[1].turn))
+    for share, point in weak[:_MOST]:
         yield (
-            f"turn {point.turn} ({counted(point.edits, 'edits')}) did not take: {success:.0%} of "
-            "its own edits were answered right after it"
+            f"turn {point.turn} ({counted(point.edits, 'edits')}) did not take: {_percent(share)} "
+            "of its own edits were answered right after it"
         )
     if len(weak) > _MOST:
         yield f"and so did {counted(len(weak) - _MOST, 'more turns')}"
-
-
-def _is_below(scored: Point | Whole, least: float, metric: str = "edit_success") -> bool:
-    value = scored.state.get(metric)
-    return isinstance(value, int | float) and value < least
 
 
 def _whole(told: Timeline) -> Iterator[str]:
@@ -48,14 +52,18 @@ def _whole(told: Timeline) -> Iterator[str]:
         if any(point.edits for point in told.points):
             yield "the edits in force have not been scored together: ledger evaluate"
         return
-    if _is_below(newest, RIGHT):
-        yield f"{newest.state['edit_success']:.0%} of the edits in force are answered right"
-    if _is_below(newest, UNCHANGED, "stability"):
-        changed = 1 - newest.state["stability"]
+    share, stable = right(newest.state), newest.state.get("stability")
+    if share is not None and share < RIGHT:
+        yield f"{_percent(share)} of the edits in force are answered right"
+    if stable is not None and stable < UNCHANGED:
         yield (
-            f"{changed:.0%} of the tokens of answers that should not change have changed "
+            f"{_percent(1 - stable)} of the tokens of answers that should not change have changed "
             "(stability on locality prompts)"
         )
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
 
 
 def _forgotten(kept: Kept) -> Iterator[str]:

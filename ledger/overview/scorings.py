@@ -7,10 +7,10 @@ from sqlalchemy import BindParameter, ColumnElement, bindparam, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ledger.history import Step, chunks
+from ledger.metrics import SUCCESS
 from ledger.orm import EvaluationRow
 from ledger.suites import TEACHER_FORCED
 
-SUCCESS = "edit_success"
 _OF, _IN_FORCE = "of", "in_force"
 # In the protocol of a sample: the hash of the turn whose edits it was drawn from, or those in force
 

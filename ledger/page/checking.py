@@ -1,6 +1,5 @@
 """The check of a ledger, in the background: one at a time, and what the last one has found."""
 
-from copy import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Lock, Thread
@@ -74,8 +73,9 @@ class Checking:
 
     def _run(self) -> None:
         try:
-            # A copy opens the base's files anew.
-            found = verify(copy(self._ledger), progress=self._tell)
+            # Opened anew, for what this one has read before may have changed since.
+            with Ledger(self._ledger.folder, self._ledger.config) as ledger:
+                found = verify(ledger, progress=self._tell)
             self._change(found=found.to_json())
         except EditLedgerError as error:
             self._change(error=str(error))

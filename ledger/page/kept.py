@@ -30,23 +30,33 @@ class Kept:
         self._most = most
         self._patience = patience
         self._lock = Lock()
+        self._head: str | None = None
         self._found: OrderedDict[Hashable, Any] = OrderedDict()
         self._making: dict[Hashable, Lock] = {}
-        self._seen: dict[Hashable, tuple[str | None, Any]] = {}
+        self._seen: OrderedDict[Hashable, tuple[str | None, Any]] = OrderedDict()
         self._coming: dict[Hashable, Future[tuple[str | None, Any]]] = {}
 
     def of(self, ledger: Ledger, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, or gave to this question in the ledger as it is."""
-        whole = (journal_head(ledger), ledger.branch, key)
+        head = journal_head(ledger)
+        whole = (head, ledger.branch, key)
         with self._lock:
+            if head != self._head:
+                # Nobody will ask for what was found before.
+                self._head = head
+                self._found.clear()
             making = self._making.setdefault(whole, Lock())
         with making:
             try:
                 with self._lock:
                     if whole in self._found:
+                        self._found.move_to_end(whole)
                         found: T = self._found[whole]
                         return found
-                return self._keep(whole, make())
+                made = make()
+                with self._lock:
+                    self._keep(self._found, whole, made)
+                return made
             finally:
                 with self._lock:
                     self._making.pop(whole, None)
@@ -91,16 +101,15 @@ class Kept:
             coming.set_exception(error)
             return
         with self._lock:
-            self._seen[place] = found
+            self._keep(self._seen, place, found)
             del self._coming[place]
         coming.set_result(found)
 
-    def _keep(self, key: Hashable, value: T) -> T:
-        with self._lock:
-            self._found[key] = value
-            while len(self._found) > self._most:
-                self._found.popitem(last=False)
-        return value
+    def _keep(self, answers: OrderedDict[Hashable, T], key: Hashable, answer: T) -> None:
+        answers[key] = answer
+        answers.move_to_end(key)
+        while len(answers) > self._most:
+            answers.popitem(last=False)
 
 
 def journal_head(ledger: Ledger) -> str | None:

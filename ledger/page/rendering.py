@@ -9,10 +9,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ledger.wording import counted, numbers, score, turn_numbers, visible
+from ledger.metrics import metric_name
+from ledger.overview.concerns import right
+from ledger.wording import counted, is_number, numbers, score, size, turn_numbers, visible
 
 STATIC = Path(__file__).parent / "static"
 _HASH = 12
+_NONE = "–"
 # Of a duration: up to so many of a unit, it is told in the unit.
 _UNITS = ((120, 1, "s"), (7200, 60, "min"), (float("inf"), 3600, "h"))
 
@@ -30,8 +33,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {
-        "score": score,
+        "score": figure,
+        "metric": metric_name,
         "share": share,
+        "right": right,
         "counted": counted,
         "numbers": numbers,
         "turns": turn_numbers,
@@ -58,27 +63,23 @@ def static_text(name: str) -> Markup:
 def _shown(value: object) -> object:
     """What stands for a value. Texts that are HTML already were made by a template."""
     if value is None:
-        return "–"
+        return _NONE
     if isinstance(value, str) and not isinstance(value, Markup):
         return visible(value)
     return value
 
 
+def figure(value: object) -> str:
+    """As `score`, with the dash of these pages."""
+    return score(value) if is_number(value) else _NONE
+
+
 def share(value: object) -> str | Markup:
-    """A share as per cent; a dash for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "–"
-    return Markup(f"{value * 100:.0f}&nbsp;%")
-
-
-def size(count: int) -> str:
-    """Bytes in a unit that is easy to read."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
+    """A share as per cent, 0 and 100 only of what is exactly that; a dash for what is none."""
+    if not is_number(value):
+        return _NONE
+    rounded = round(value * 100)
+    return Markup(f"{min(max(rounded, 1), 99) if 0 < value < 1 else rounded}&nbsp;%")
 
 
 def day(timestamp: str) -> str:

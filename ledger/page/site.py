@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from flask import Flask, after_this_request, jsonify, make_response, request
 from flask import Response as Answer
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound
 from werkzeug.wrappers import Response
 
 from ledger.page.access import wants_json
@@ -52,8 +52,9 @@ class Asked:
         text = self.text(name)
         if not text:
             return default
-        if not (text.isascii() and text.isdecimal()) or not least <= int(text[:9]) <= _FARTHEST:
-            raise BadRequest(f"{name} is a number from {least}, not {text[:40]!r}")
+        is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(_FARTHEST))
+        if not is_number or not least <= int(text) <= _FARTHEST:
+            raise BadRequest(f"{name} is a number from {least} to {_FARTHEST:,}, not {text[:40]!r}")
         return int(text)
 
     def is_set(self, name: str) -> bool:
@@ -189,6 +190,8 @@ def look_again(seconds: int) -> None:
 
 def status_of(error: Exception) -> tuple[int, str]:
     """The status and the sentence for an error."""
+    if isinstance(error, NotFound) and error.description == NotFound.description:
+        return 404, "there is no such page"
     if isinstance(error, HTTPException):
         return error.code or 500, error.description or error.name
     for kind, status in _STATUS:

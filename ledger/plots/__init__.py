@@ -13,6 +13,7 @@ Each kind is one short module, loaded when it is asked for, which has
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from patches.errors import SettingError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORMATS = ("svg", "png", "pdf")
-_LOWEST = 0.6
+_LOWEST = 0.65
 _MOST_PIXELS = 100_000_000
 
 
@@ -57,7 +58,7 @@ KINDS: Mapping[str, Kind] = {
     for kind in (
         Kind(
             name="timeline",
-            sentence="what each turn did: edits, what was taken back, what is in force.",
+            sentence="what each turn did: edits, what was rolled back, what is in force.",
             module="ledger.plots.timeline",
         ),
         Kind(
@@ -118,6 +119,15 @@ def draw(
         size=size,
         dpi=dpi,
     )
+
+
+def format_of(name: str) -> str:
+    """What the ending of a file's name says; SettingError if no chart is written in that format."""
+    found = PurePath(name).suffix.removeprefix(".").lower()
+    if found not in FORMATS:
+        endings = ", ".join(f".{known}" for known in FORMATS)
+        raise SettingError(f"{name}: a chart's file ends in one of {endings}; choose one of these")
+    return found
 
 
 def described(kind: str, content: Any) -> str:

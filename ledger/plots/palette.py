@@ -1,4 +1,4 @@
-"""The colours of the charts, and of the pages around them: one table for light, one for dark.
+"""The colours of the charts: one table for light, one for dark.
 
 Series colours can be told apart by people who see some colours alike (they follow Okabe and Ito,
 "Color Universal Design"), and stand out from their background by 3 : 1 or more, texts by 4.5 : 1.
@@ -41,20 +41,6 @@ class Theme:
         """A third of it, over the background: of what was taken back."""
         pairs = zip(_channels(colour), _channels(self.background), strict=True)
         return "#" + "".join(f"{round(0.33 * a + 0.67 * b):02x}" for a, b in pairs)
-
-    def variables(self) -> dict[str, str]:
-        """All of them by name, for style sheets: text, series-blue, method-wise, undo, …"""
-        return {
-            "background": self.background,
-            "text": self.text,
-            "muted": self.muted,
-            "grid": self.grid,
-            "empty": self.empty,
-            "undo": self.series[UNDO],
-            "merge": self.series[MERGE],
-            **{f"series-{name}": colour for name, colour in self.series.items()},
-            **{f"method-{name}": self.series[colour] for name, colour in METHODS.items()},
-        }
 
 
 def contrast(one: str, other: str) -> float:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ledger.metrics import SUCCESS, metric_name
 from ledger.plots.labels import NO_TURNS, known, legend, say, share, spaced, turn_axis
 from ledger.plots.palette import METRICS, Theme
 from ledger.plots.timeline import read
@@ -20,14 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["described", "draw", "height", "read"]
 
 _EMPTY = "no turn was scored"
-_SUCCESS = "edit_success"
-_LABELS = {
-    _SUCCESS: "edit success",
-    "generalization": "generalisation",
-    "stability": "stability",
-    "locality": "locality",
-}
-_SHAPES = {_SUCCESS: "o", "generalization": "s", "stability": "^", "locality": "D"}
+_SHAPES = {SUCCESS: "o", "generalization": "s", "stability": "^", "locality": "D"}
 # More scores than these are dots, with the mean over some of them as a line.
 _MANY, _WINDOWS, _DOTS = 120, 40, 400
 
@@ -85,7 +79,7 @@ def _draw_metric(axes: Axes, content: "Timeline", metric: str, theme: Theme) -> 
         markeredgewidth=1.8,
         zorder=order,
     )
-    return Line2D([], [], color=colour, marker=shape, markersize=6, label=_LABELS[metric])
+    return Line2D([], [], color=colour, marker=shape, markersize=6, label=metric_name(metric))
 
 
 def _draw_series(
@@ -153,7 +147,7 @@ def _meanings(content: "Timeline", theme: Theme) -> list[Line2D]:
     scored = [point for point in content.points if point.state]
     if len(scored) <= _MANY and not all(point.in_force for point in scored):
         look = {**style, "markersize": 6, "markerfacecolor": theme.background}
-        found.append(Line2D([], [], label="taken back since", **look))
+        found.append(Line2D([], [], label="rolled back since", **look))
     return found
 
 
@@ -168,7 +162,7 @@ def _own(content: "Timeline", metric: str) -> _Series:
 
 
 def _base(content: "Timeline") -> _Series:
-    return _series((p.turn, p.base.get(_SUCCESS), p.in_force) for p in content.points)
+    return _series((p.turn, p.base.get(SUCCESS), p.in_force) for p in content.points)
 
 
 def _kept(content: "Timeline") -> _Series:
@@ -196,7 +190,7 @@ def described(content: "Timeline") -> str:
     metrics = _metrics(content)
     if not metrics:
         return f"Scores: {_EMPTY if content.points else NO_TURNS}."
-    success = _own(content, _SUCCESS)
+    success = _own(content, SUCCESS)
     told = []
     if success.turns:
         what = f"Edit success of {counted(len(success.turns), 'turns')} on their own edits"
@@ -206,9 +200,9 @@ def described(content: "Timeline") -> str:
         told.append(f"the base's {_range(base)}")
     for metric in metrics:
         series = _own(content, metric)
-        if metric != _SUCCESS and series.turns:
-            told.append(f"{_LABELS[metric]} {_range(series)}")
-    whole, kept = _whole(content, _SUCCESS), _kept(content)
+        if metric != SUCCESS and series.turns:
+            told.append(f"{metric_name(metric)} {_range(series)}")
+    whole, kept = _whole(content, SUCCESS), _kept(content)
     if kept.turns:
         told.append(f"earlier edits after turn {kept.turns[-1]} {share(kept.values[-1])}")
     if whole.turns:

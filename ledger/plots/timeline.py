@@ -167,7 +167,7 @@ def _meanings(
     if any(point.kind in history.CHANGING and not point.in_force for point in points):
         colour = theme.muted
         handles.append(
-            Patch(facecolor=theme.pale(colour), edgecolor=colour, hatch=_HATCH, label="taken back")
+            Patch(facecolor=theme.pale(colour), edgecolor=colour, hatch=_HATCH, label="rolled back")
         )
     return [*handles, *chain.legend(points, theme)]
 
@@ -201,5 +201,5 @@ def _kinds(points: "Sequence[Point]") -> str:
 def _taken_back(points: "Sequence[Point]") -> str:
     gone = [p.turn for p in points if p.kind in history.CHANGING and not p.in_force]
     if len(gone) > _MOST_TOLD:
-        return f"; taken back: {counted(len(gone), 'turns')}"
-    return f"; taken back: {turn_numbers(gone)}" if gone else ""
+        return f"; rolled back: {counted(len(gone), 'turns')}"
+    return f"; rolled back: {turn_numbers(gone)}" if gone else ""

@@ -25,6 +25,7 @@ from tests import tiny_models
 from tests.benchmarks import scale_ledger
 from tests.benchmarks.command import ledger as run
 from tests.benchmarks.measurement import Measurement, median_seconds, seconds
+from tests.benchmarks.pages import pages
 from tests.benchmarks.scale_ledger import PER_TURN
 
 TURNS = int(os.environ.get("LEDGER_SCALE_TURNS", "20000"))
@@ -66,7 +67,9 @@ def _on(
         limit=_FLAT,
     )
     answers = [_answer(ledger.folder, name, *words) for words in _questions()]
-    return [grown, *answers, *_state(ledger, name), *_sizes(ledger, name)], ledger.store.folder
+    seen = pages(ledger.folder, name, turns=TURNS, fact=scale_ledger.fact(1_234_567))
+    figures = [grown, *answers, *seen, *_state(ledger, name), *_sizes(ledger, name)]
+    return figures, ledger.store.folder
 
 
 def _questions() -> Iterator[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from ledger.history import Step
 from ledger.overview.forgotten import forgetting
 from ledger.overview.retained import Cell, Retained
 from ledger.page.site import Asked, Content, Site
-from ledger.page.views.charts import content_of, described
+from ledger.page.views.charts import content_of
 
 _FORGOTTEN, _MOST = 50, 1000
 
@@ -20,9 +20,7 @@ def add(site: Site) -> None:
         shown = min(asked.number("forgotten", _FORGOTTEN), _MOST)
 
         def make() -> Content:
-            triangle = content_of(site, asked, "retention")
-            words = described(site, asked, "retention")
-            return {**_content(asked, triangle), "charts": {"retention": words}}
+            return _content(asked, content_of(site, asked, "retention"))
 
         content = site.soon(asked, "retention", make)
         return {**content, "forgetting": _first(content["forgetting"], shown)}

@@ -1,26 +1,10 @@
-"""A chart as a file: where it goes, and in which format."""
+"""Files for people, which are there as a whole or not at all."""
 
 import contextlib
 import os
 from pathlib import Path
 
-from ledger.plots import FORMATS
 from patches.errors import SettingError
-
-
-def format_of(path: Path) -> str:
-    """What the name's ending says; SettingError if no chart is written in that format."""
-    form = path.suffix.removeprefix(".").lower()
-    if form not in FORMATS:
-        endings = ", ".join(f".{known}" for known in FORMATS)
-        raise SettingError(f"{path}: a chart's file ends in one of {endings}; choose one of these")
-    return form
-
-
-def check_place(path: Path) -> None:
-    """SettingError if no chart can be written there: the ending, or the folder, is wrong."""
-    format_of(path)
-    check_folder(path)
 
 
 def check_folder(path: Path) -> None:
@@ -31,8 +15,12 @@ def check_folder(path: Path) -> None:
         raise SettingError(f"{path}: there is no folder {path.parent}; create it first")
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write the file, or put it in the place of the one that is there, atomically."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write the file, or put it in the place of the one that is there, in one step."""
+    if path.exists() and not path.is_file():
+        # Such as /dev/stdout, which nothing can take the place of.
+        path.write_bytes(content)
+        return
     goal = path.resolve()
     temporary = goal.with_name(f".{goal.name}.{os.getpid()}.writing")
     try:
