@@ -116,14 +116,12 @@ _WARNING = (
 
 def _check(ledger: "Ledger", with_model: bool) -> None:
     """That there is something to show, before anybody is told where."""
-    from ledger import database
-    from ledger.refs import head_id
+    from ledger.reporting import status
 
-    with database.reading(ledger.engine) as session:
-        head_id(session, ledger.branch)
-    assert ledger.base.ledger_id
+    status(ledger)
     if with_model:
-        assert ledger.checkpoint.tensors
+        # Of no tensor the bytes, but that the base's files have all of them.
+        ledger.check_base_tensors([])
 
 
 def _tell(address: str, token: str, *, as_json: bool) -> None:

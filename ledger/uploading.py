@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from huggingface_hub import CommitOperationAdd, constants
-from huggingface_hub.utils import _xet_progress_reporting
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
     disable_progress_bars,
@@ -29,11 +30,12 @@ def counting(told: Told) -> Iterator[None]:
     """Inside, the client draws no bars. told: gets the bytes that are there by now of all that Xet
     sends; what goes as LFS is counted by `Addition`."""
     were_disabled = are_progress_bars_disabled()
-    drawn = getattr(_xet_progress_reporting, _REPORTER, None)
+    xet = _xet()
+    drawn = getattr(xet, _REPORTER, None)
     if drawn is not None and find_spec("hf_xet") and not constants.HF_HUB_DISABLE_XET:
         # Else it would report nothing.
         enable_progress_bars()
-        setattr(_xet_progress_reporting, _REPORTER, lambda *_, **__: _Reporter(told))
+        setattr(xet, _REPORTER, lambda *_, **__: _Reporter(told))
     else:
         disable_progress_bars()
     try:
@@ -41,7 +43,15 @@ def counting(told: Told) -> Iterator[None]:
     finally:
         (disable_progress_bars if were_disabled else enable_progress_bars)()
         if drawn is not None:
-            setattr(_xet_progress_reporting, _REPORTER, drawn)
+            setattr(xet, _REPORTER, drawn)
+
+
+def _xet() -> ModuleType | None:
+    """The part of the client that draws bars for Xet, where a release has it: it is not public."""
+    try:
+        return import_module("huggingface_hub.utils._xet_progress_reporting")
+    except ImportError:
+        return None
 
 
 class _Reporter:

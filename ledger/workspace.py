@@ -134,6 +134,8 @@ class Ledger:
         """The database, checked to have the right schema."""
         self.check_database_file()
         engine = database.connect(self.url, waiting=self.waiting)
+        # Whatever runs for long connects again, when the file may be gone.
+        event.listen(engine, "do_connect", lambda *_: self.check_database_file())
         database.check_schema(engine)
         if database.environment_url() is None:
             event.listen(engine, "begin", self._refuse_moved)

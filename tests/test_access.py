@@ -65,6 +65,7 @@ def test_without_the_token_no_page_says_anything_of_the_ledger(client: FlaskClie
     for path in ("/", "/branches.json", "/nowhere", "/turns/1?branch=main", "/enter", "//", "/%00"):
         answer = client.get(path)
         assert answer.status_code == 401, path
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert NAME not in answer.text
         assert "Peru" not in answer.text
 
@@ -217,6 +218,18 @@ def test_under_the_name_of_another_server_nothing_is_told(client: FlaskClient, h
 )
 def test_under_its_own_names_and_numbers_it_answers(client: FlaskClient, host: str) -> None:
     assert client.get("/turns", headers={"Host": host, **bearer(TOKEN)}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["cross-site", "same-site"])
+@pytest.mark.parametrize("path", ["/search?q=Peru", "/plots/timeline.svg", "/static/page.css"])
+def test_pages_of_other_servers_get_no_part_of_ours(
+    client: FlaskClient, path: str, origin: str
+) -> None:
+    client.get("/", query_string={"token": TOKEN})
+    asked = {"Sec-Fetch-Site": origin, "Sec-Fetch-Mode": "no-cors"}
+    assert client.get(path, headers=asked).status_code == 403
+    for known in ({"Sec-Fetch-Mode": "navigate"}, {"Sec-Fetch-Site": "same-origin"}):
+        assert client.get(path, headers=asked | known).status_code == 200
 
 
 def test_under_any_name_where_none_is_given(tmp_path: Path) -> None:

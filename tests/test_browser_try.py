@@ -58,7 +58,7 @@ def test_the_base_and_the_edited_model_answer_side_by_side(
         answers = ask(visit, "The capital of France is")
         [base, now] = answers
         assert base == "Base"
-        assert now.startswith("Now: turn 2")
+        assert now.startswith("Now, after turn 2")
         assert answers[now].startswith("Rome")
         assert not answers[base].startswith("Rome")
         near = visit.page.get_by_role("region", name="Edits like this prompt")

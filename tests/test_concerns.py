@@ -67,3 +67,9 @@ def test_whole_answers_count_where_they_were_recorded() -> None:
 def test_scores_that_are_not_there_raise_none() -> None:
     told = timeline([point(1, state={}, n=None)], wholes=[whole(1, None)])
     assert concerns(told, _FINE, overridden=0) == []
+
+
+def test_scores_of_a_publisher_that_are_no_numbers_are_left_out() -> None:
+    odd = point(1, state={"edit_success": "all", "exact_match": None})
+    told = timeline([odd, point(2, state={"exact_match": []})], wholes=[whole(2, 0.97)])
+    assert concerns(told, _FINE, overridden=0) == []

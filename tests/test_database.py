@@ -272,6 +272,19 @@ def test_a_missing_database_file_is_an_error_and_none_is_made(
     assert not path.exists()
 
 
+def test_a_database_that_goes_missing_while_it_is_in_use_is_not_made_anew(
+    tmp_path: Path, tiny_llama: Path
+) -> None:
+    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
+        contents(ledger)
+        ledger.engine.dispose()
+        path = tmp_path / "ledger" / "ledger.db"
+        path.unlink()
+        with pytest.raises(DatabaseError, match="the ledger's database is missing; restore it"):
+            contents(ledger)
+    assert not path.exists()
+
+
 def test_the_environment_names_the_database_in_place_of_the_configuration(
     tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

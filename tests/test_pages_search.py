@@ -126,7 +126,7 @@ def test_a_part_is_the_hits_alone_with_their_number_and_address(reader: Reader) 
 
 def test_in_vain_it_says_so_and_what_is_like_it(reader: Reader) -> None:
     page = reader.page("/search?q=tibre")
-    assert "No edit of branch main has tibre." in page
+    assert "No edit of branch main has <strong>tibre</strong>." in page
     assert '<a href="/search?q=%22Tiber%22">Tiber</a>' in page
     assert prompts(reader.json("/search?q=%22Tiber%22")) == [FORGOTTEN]
 
@@ -149,7 +149,7 @@ def test_hostile_words_and_hits_are_shown_as_text(reader: Reader) -> None:
 
 def test_a_ledger_without_turns_has_nothing_to_find(tmp_path: Path) -> None:
     with told_edits.new_ledger(tmp_path) as ledger:
-        assert "No edit of branch main has rome" in Reader(ledger).page("/search?q=rome")
+        assert "No edit of branch main has <strong>rome" in Reader(ledger).page("/search?q=rome")
 
 
 def test_a_turn_that_is_recorded_meanwhile_is_found(tmp_path: Path) -> None:

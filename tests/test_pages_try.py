@@ -12,6 +12,7 @@ import pytest
 
 from ledger.branching import create_branch
 from ledger.reporting import log
+from ledger.rolling_back import rollback_turn
 from ledger.searching import near
 from ledger.trying import Tried, Trying
 from ledger.workspace import Ledger, open_ledger
@@ -106,6 +107,17 @@ def test_every_state_has_its_card_with_tokens_and_what_else_they_might_be(
     )
     assert f'<a href="/turns/{first}">turn 1</a>' in page
     assert "Cut off after 2 tokens" in page
+
+
+def test_what_was_rolled_back_is_not_wanted_any_more(tmp_path: Path, tiny_llama: Path) -> None:
+    rows = [fact(0, target="Rome"), fact(0, target="English")]
+    source = write_facts(tmp_path / "facts.json", rows)
+    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
+        add(ledger, source, turn_size=1, evaluate=False)
+        rollback_turn(ledger, 2)
+        reader = Reader(ledger, model=True, device="cpu")
+        states = reader.json(asking(FRANCE, "2", tokens=1))["states"]
+        assert [state["wanted"] for state in states] == [None, "Rome", "English"]
 
 
 def test_what_edits_want_is_what_the_newest_up_to_a_state_wants(reader: Reader) -> None:

@@ -193,11 +193,13 @@ def test_the_model_is_loaded_at_the_first_question_and_again_after_it_was_droppe
     ledger: Ledger, said: dict[int, dict[str, str]]
 ) -> None:
     trying = Trying(ledger, device="cpu")
+    loaded = []
     for _ in range(2):
-        assert not trying.is_loaded
+        loaded.append(trying.is_loaded)
         assert text_of(trying.ask(FRANCE, [4]).states[0]) == said[4][FRANCE]
-        assert trying.is_loaded
+        loaded.append(trying.is_loaded)
         trying.close()
+    assert loaded == [False, True, False, True]
 
 
 def test_a_device_that_is_not_there_is_told_and_the_next_question_tries_again(

@@ -1,5 +1,6 @@
 """Uploads that tell how far they are, with one bar instead of those of the client."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +87,15 @@ def test_the_bars_of_the_client_stay_away_and_come_back(monkeypatch: pytest.Monk
     with counting(told.append):
         assert are_progress_bars_disabled()
     assert are_progress_bars_disabled() == before
+
+
+def test_a_client_that_tells_nothing_of_its_bars_can_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So that to import it fails.
+    monkeypatch.setitem(sys.modules, reporting.__name__, None)
+    with counting(lambda _: None):
+        assert are_progress_bars_disabled()
 
 
 def test_only_what_is_read_to_be_sent_is_counted(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ ROWS: dict[str, list[tuple[str, int, str]]] = {
         ("scores --out chart.png --width 24 --height 36 --dpi 1200", 2, "is too large"),
         ("scores --json --branch nope", 1, "the branches are"),
     ],
+    "completion": [("", 2, "Missing argument"), ("tcsh", 2, "is not one of")],
     "gc": [("extra", 2, ANOTHER)],
     "db current": [("extra", 2, ANOTHER)],
     "db upgrade": [("extra", 2, ANOTHER)],
@@ -250,6 +251,7 @@ RIGHT = {
     "db copy": "db copy --to sqlite:///copy.db",
 }
 MAKE_ONE = ("init", "clone")
+NEED_NONE = ("completion",)
 # What goes on until it is told to end.
 STAY = ("serve",)
 

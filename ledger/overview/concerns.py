@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ledger.metrics import SUCCESS
 from ledger.overview.forgotten import Kept
 from ledger.overview.timeline import Timeline
-from ledger.wording import counted
+from ledger.wording import counted, is_number
 
 RIGHT, UNCHANGED = 0.8, 0.8
 """Shares of edits answered right, and of other answers unchanged, below which they are told."""
@@ -29,8 +30,13 @@ def right(scores: Mapping[str, Any]) -> float | None:
     """The share of edits whose whole answer is right; of their answers' tokens where that was not
     recorded."""
     exact = scores.get("exact_match")
-    found: float | None = scores.get("edit_success") if exact is None else exact
-    return found
+    return _number(scores, SUCCESS) if exact is None else _number(scores, "exact_match")
+
+
+def _number(scores: Mapping[str, Any], metric: str) -> float | None:
+    """A score; None for what is none, since scores may come from elsewhere."""
+    value = scores.get(metric)
+    return value if is_number(value) else None
 
 
 def _weak_turns(told: Timeline) -> Iterator[str]:
@@ -52,7 +58,7 @@ def _whole(told: Timeline) -> Iterator[str]:
         if any(point.edits for point in told.points):
             yield "the edits in force have not been scored together: ledger evaluate"
         return
-    share, stable = right(newest.state), newest.state.get("stability")
+    share, stable = right(newest.state), _number(newest.state, "stability")
     if share is not None and share < RIGHT:
         yield f"{_percent(share)} of the edits in force are answered right"
     if stable is not None and stable < UNCHANGED:

@@ -48,6 +48,8 @@ def guard(app: Flask, *, token: str, hosts: frozenset[str]) -> None:
         if hosts and name not in hosts and not _is_number(name):
             # Without a word about the ledger.
             return _plain("this server does not answer to that name", 400)
+        if _is_for_another_page():
+            return _plain("this server answers no pages but its own", 403)
         if request.endpoint == "static" and request.method in ("GET", "HEAD"):
             return None
         if request.path == ENTRY and request.method == "POST":
@@ -97,8 +99,11 @@ def _locked(target: str | None = None, *, wrong: bool = False) -> AnyResponse:
         "error": "a token is needed: open the address that ledger serve printed",
     }
     if wants_json():
-        return make_response({"error": content["error"], "status": 401}, 401)
-    return make_response(render("locked.html", content), 401)
+        response = make_response({"error": content["error"], "status": 401}, 401)
+    else:
+        response = make_response(render("locked.html", content), 401)
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def _plain(text: str, status: int) -> Response:
@@ -134,6 +139,14 @@ def _asked_host() -> tuple[str, int | None]:
         return parts.hostname or "", parts.port
     except ValueError:
         return "", None
+
+
+def _is_for_another_page() -> bool:
+    """Whether a browser asks for a part of a page of another server, not as one follows a link. One
+    at another port of this host would be sent our cookie along."""
+    origin = request.headers.get("Sec-Fetch-Site", "none")
+    is_link = request.headers.get("Sec-Fetch-Mode") == "navigate"
+    return origin not in ("none", "same-origin") and not is_link
 
 
 def _is_number(name: str) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from ledger import database, history, plots
 from ledger.chain import timestamp
 from ledger.history import Step, chunks
-from ledger.metrics import METRICS, NO_SHARES
+from ledger.metrics import NO_SHARES
 from ledger.orm import EditRow
 from ledger.overview.origins import origins, published
 from ledger.overview.timeline import Timeline
@@ -53,7 +53,7 @@ class Report:
 
     def to_html(self) -> str:
         """The whole file."""
-        shown = {**self.content, "metrics": METRICS, "no_shares": NO_SHARES}
+        shown = {**self.content, "no_shares": NO_SHARES}
         pictures = {kind: _addresses(forms) for kind, forms in self.pictures.items()}
         values = {"c": shown, "pictures": pictures, "css": static_text("page.css")}
         return render("report.html", values)

@@ -18,7 +18,13 @@ from ledger.page.kept import Kept
 from ledger.page.pictures import each
 from ledger.page.rendering import render
 from ledger.workspace import Ledger, current_branch
-from patches.errors import DatabaseError, EditLedgerError, HistoryError, SettingError
+from patches.errors import (
+    DatabaseError,
+    EditLedgerError,
+    HistoryError,
+    SettingError,
+    StoreError,
+)
 
 Content = dict[str, Any]
 _FARTHEST = 10**6
@@ -27,6 +33,7 @@ _STATUS: tuple[tuple[type[EditLedgerError], int], ...] = (
     (HistoryError, 404),
     (SettingError, 400),
     (DatabaseError, 503),
+    (StoreError, 503),
 )
 
 

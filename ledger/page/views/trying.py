@@ -1,13 +1,15 @@
 """Try it: a prompt, answered by the base, the current state and any others, side by side."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.exceptions import BadRequest
 
+from ledger.history import Step, edits_in_force
 from ledger.page.choices import choices, prompts
+from ledger.page.lines import line_of
 from ledger.page.site import Asked, Content, Site
 from ledger.refs import HEAD, Rev
 from ledger.searching import near
@@ -79,10 +81,11 @@ def _answers(site: Site, asked: Asked, model: _Model, content: Content) -> Conte
     states: list[Rev] = [_BASE, HEAD, *content["turns"]]
 
     def ask() -> Content:
+        line = line_of(site, asked)
         tried = model.ask(prompt, states, branch=asked.ledger.branch, tokens=tokens)
         return {
             "targets": [asdict(target) for target in tried.targets],
-            "states": [_told(said, tried.targets) for said in _different(tried.states)],
+            "states": [_told(said, tried.targets, line) for said in _different(tried.states)],
             "near": [one.to_json() for one in near(asked.ledger, prompt, count=_NEAR)],
         }
 
@@ -98,10 +101,13 @@ def _different(states: Iterable["Said"]) -> list["Said"]:
     return list(found.values())
 
 
-def _told(said: "Said", targets: Iterable["Target"]) -> Content:
-    """wanted: what the newest edit of this prompt wants the state to answer, None if there is none
-    up to it."""
+def _told(said: "Said", targets: Iterable["Target"], line: Sequence[Step]) -> Content:
+    """wanted: what the newest edit of this prompt that is in force in the state wants it to answer;
+    None if there is none, or the state is not one of the branch."""
+    turn = said.turn or 0
+    is_on_line = 0 < turn <= len(line) and line[turn - 1].hash == said.hash
+    in_force = {step.number for step in edits_in_force(line, turn)} if is_on_line else set()
     turns = {turn: target.text for target in targets for turn in target.wanted_by}
-    newest = max((turn for turn in turns if turn <= (said.turn or 0)), default=None)
+    newest = max(in_force & turns.keys(), default=None)
     wanted = None if newest is None else turns[newest]
     return {**said.to_json(), "wanted": wanted}
