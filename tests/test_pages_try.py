@@ -149,11 +149,13 @@ def test_states_that_are_not_there_have_a_note_beside_the_others(reader: Reader)
 
 
 def test_states_are_added_and_left_out_by_links(ledger: Ledger, reader: Reader) -> None:
-    page = reader.page(asking(FRANCE, "1", "2"))
+    page = reader.page(asking(FRANCE, "2"))
     [first, _, third] = (turn.hash[:12] for turn in log(ledger))
     question = urlencode({"prompt": FRANCE})
-    assert f'href="/try?{question}&amp;turn=1" aria-label="Leave out 2"' in page
-    assert f'href="/try?{question}&amp;turn=1&amp;turn=2&amp;turn={third}"' in page
+    assert f'href="/try?{question}" aria-label="Leave out 2"' in page
+    assert f'href="/try?{question}&amp;turn=2&amp;turn={first}"' in page
+    # It is the current state, which is there already.
+    assert f"turn={third}" not in page
     assert f"/turns/{first}/edits/0" in page
 
 
