@@ -238,7 +238,8 @@ def test_other_workers_give_the_same_numbers(
 def test_progress_counts_the_edits_of_both_states(edited: Ledger) -> None:
     seen: list[tuple[str, int, int]] = []
     compare(edited, 1, 4, progress=lambda *step: seen.append(step))
-    assert [step for step in seen if step[1] == step[2]] == [
+    # The end of a phase may be told more than once.
+    assert list(dict.fromkeys(step for step in seen if step[1] == step[2])) == [
         ("load", 1, 1),
         ("evaluate base", 3, 3),
         ("evaluate", 6, 6),
