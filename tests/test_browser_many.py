@@ -1,6 +1,5 @@
-"""A ledger of thousands of turns, in a real browser: in parts, and quick."""
+"""A ledger of thousands of turns, in a real browser: in parts."""
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ PAGES = (
     "search?q=mayor", "branches", "datasets", "datasets/1", "publications", f"diff?a=1&b={TURNS}",
     "blame?prompt=Town+3", "retention", "verify",
 )  # fmt: skip
-_MOST_SECONDS = 1.0
 _LARGEST = 1 << 19
 
 
@@ -34,15 +32,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_comes_at_once_and_is_not_long(served: Served, path: str) -> None:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        answer = served.ask(f"/{path}")
-        times.append(time.perf_counter() - start)
-        assert answer.status == 200
-        assert len(answer.body) < _LARGEST
-    assert min(times) < _MOST_SECONDS
+def test_a_page_is_there_and_not_long(served: Served, path: str) -> None:
+    answer = served.ask(f"/{path}")
+    assert answer.status == 200
+    assert len(answer.body) < _LARGEST
 
 
 def test_one_goes_through_all_turns_in_parts(browser: "Browser", served: Served) -> None:
