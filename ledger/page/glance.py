@@ -24,13 +24,14 @@ class Glance:
     concerns: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """span: when the first and the last of the turns were recorded."""
+        """span: when the first and the last turn were recorded; None where not all are told."""
         points = self.told.points
+        is_whole = bool(points) and len(points) == self.told.turns
         return {
             "status": {**self.status, "model_name": public_name(self.status["model"])},
             "kept": self.forgotten.kept.to_json(),
             "concerns": self.concerns,
-            "span": [points[0].created_at, points[-1].created_at] if points else None,
+            "span": [points[0].created_at, points[-1].created_at] if is_whole else None,
         }
 
 
