@@ -35,9 +35,9 @@ lint: install ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Many tests wait, for a disk, a server or a browser: two at a time for each core. Those with the
-# real model use all cores themselves.
-WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 2 ? 2 : 4)))
+# Many tests wait, for a disk, a server or a browser: one more at a time than there are cores. Those
+# with the real model use all cores themselves.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
 
 test: lint $(if $(LEDGER_TEST_MODEL),,model) ## lint and all tests, the real model included
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real"
