@@ -18,6 +18,7 @@ from cli.options import (
 )
 from cli.rendering import print_table, short, tell
 from cli.sparklines import print_scores_over_turns
+from ledger.history import KINDS
 from ledger.wording import counted, numbers, score, size
 from ledger.workspace import Ledger, current_branch
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 MOST = 100
 """Turns that are shown at most, unless the command is told otherwise."""
-_KINDS = ("edit", "rollback", "merge", "import")
 _FILTERS = (
     click.option("--subject", help="Turns with an edit about this subject."),
     click.option("--prompt", help="Turns with an edit of this prompt."),
@@ -40,7 +40,7 @@ _FILTERS = (
     ),
     click.option("--until", metavar="WHEN", help="Recorded at or before; of a date, its end."),
     click.option("--method", metavar="NAME", help="E.g. ultraedit, wise, lora."),
-    click.option("--kind", type=click.Choice(_KINDS)),
+    click.option("--kind", type=click.Choice(KINDS)),
     click.option("--min-score", type=float, help="Edit success on the turn's own edits, at least."),
     click.option("--max-score", type=float, help="The same, at most."),
     click.option("--in-force", is_flag=True, help="Without turns that are rolled back."),

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ledger.diffing_facts import Side
-from ledger.history import Step
+from ledger.diffing_facts import Side, only_in
 from ledger.orm import EvaluationRow
 from ledger.suites import TEACHER_FORCED
 
@@ -23,14 +22,8 @@ class Extent:
 def extent(session: Session, a: Side, b: Side) -> Extent:
     """What there is to read of these two states."""
     counts = [_outcomes(session, side) for side in (a, b) if side.turn_id is not None]
-    turns = (*beyond(a, b), *beyond(b, a))
+    turns = (*only_in(a, b), *only_in(b, a))
     return Extent(edits=sum(step.edits for step in turns), outcomes=min(counts, default=0))
-
-
-def beyond(one: Side, other: Side) -> list[Step]:
-    """The turns with edits in force that the other state has not."""
-    known = {step.id for step in other.edits}
-    return [step for step in one.edits if step.id not in known]
 
 
 def _outcomes(session: Session, side: Side) -> int:

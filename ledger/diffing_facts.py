@@ -88,7 +88,7 @@ class FactChanges:
 
 def fact_changes(session: Session, a: Side, b: Side) -> tuple[FactChanges, tuple[str, ...]]:
     """The facts that differ between two states, and notes on what could not be compared."""
-    only_a, only_b = _only(a, b), _only(b, a)
+    only_a, only_b = only_in(a, b), only_in(b, a)
     in_a, in_b = facts_of(session, only_a), facts_of(session, only_b)
     common = _about(session, _shared(a, b), [*in_a, *in_b])
     all_a, all_b = sorted([*in_a, *common]), sorted([*in_b, *common])
@@ -116,8 +116,8 @@ def fact_changes(session: Session, a: Side, b: Side) -> tuple[FactChanges, tuple
 def in_both(session: Session, a: Side, b: Side) -> list[Fact]:
     """The edits that hold in both states; all that hold in the other if one is the base."""
     common = facts_of(session, _shared(a, b))
-    all_a = sorted([*facts_of(session, _only(a, b)), *common])
-    all_b = sorted([*facts_of(session, _only(b, a)), *common])
+    all_a = sorted([*facts_of(session, only_in(a, b)), *common])
+    all_b = sorted([*facts_of(session, only_in(b, a)), *common])
     holding_a, holding_b = _holding(all_a, overridden(all_a)), _holding(all_b, overridden(all_b))
     if not (a.steps and b.steps):
         return holding_a or holding_b
@@ -132,7 +132,8 @@ def _holding(facts: Sequence[Fact], over: Mapping[int, Fact]) -> list[Fact]:
     return sorted(latest.values())
 
 
-def _only(one: Side, other: Side) -> list[Step]:
+def only_in(one: Side, other: Side) -> list[Step]:
+    """The turns with edits in force that the other state has not."""
     known = {step.id for step in other.edits}
     return [step for step in one.edits if step.id not in known]
 

@@ -32,6 +32,7 @@ from patches.edit import Edit
 from patches.errors import HistoryError
 
 IN_FORCE, ROLLED_BACK = "in_force", "rolled_back"
+KINDS = ("edit", "rollback", "merge", "import")
 CHANGING = ("edit", "import")
 """The kinds of turns that bring something of their own; the others rearrange what is there."""
 _TOGETHER = 500

@@ -210,7 +210,7 @@ def status(ledger: Ledger) -> Status:
             "turn": len(turns),
             "hash": history.state_hash(turns),
             "turns": {
-                **{kind: kinds[kind] for kind in ("edit", "rollback", "merge", "import")},
+                **{kind: kinds[kind] for kind in history.KINDS},
                 "in_force": len(in_force),
                 "rolled_back": sum(kinds[kind] for kind in history.CHANGING) - len(in_force),
                 "rejected": len(rejected),

@@ -30,7 +30,7 @@ def test_of_many_weak_turns_the_weakest_are_named_and_the_others_counted() -> No
     weak = [point(n, state={"edit_success": n / 100}) for n in range(1, 10)]
     found = concerns(timeline(weak, wholes=[whole(9, 0.97)]), _FINE, overridden=0)
     assert [line.split(" (")[0] for line in found[:5]] == [f"turn {n}" for n in range(1, 6)]
-    assert found[5:] == ["and so did 4 more turns"]
+    assert found[5:] == ["nor did 4 more turns"]
 
 
 def test_edits_that_were_never_scored_together_are_told_with_the_command() -> None:

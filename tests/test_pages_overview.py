@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from ledger.page.app import read_only
 from ledger.page.glance import Glance, glance
 from ledger.workspace import Ledger, open_ledger
+from patches.errors import DatabaseError
 from tests import scored_turns, told_edits
 from tests.reading_pages import Reader
 
@@ -63,6 +65,19 @@ def test_a_turn_that_is_recorded_meanwhile_is_there_at_a_reload(tmp_path: Path) 
         assert reader.json("/overview")["newest"] == []
         with open_ledger(growing.folder) as elsewhere:
             told_edits.record(elsewhere, [told_edits.edit("a", "b")])
+        assert [point["turn"] for point in reader.json("/overview")["newest"]] == [1]
+
+
+def test_the_pages_cannot_write_and_whoever_made_them_still_can(
+    tmp_path: Path, database_url: str
+) -> None:
+    with told_edits.new_ledger(tmp_path, database_url) as growing:
+        reader = Reader(growing)
+        assert reader.json("/overview")["newest"] == []
+        with pytest.raises(DatabaseError, match="only read"):
+            told_edits.record(read_only(growing), [told_edits.edit("a", "b")])
+        assert reader.json("/overview")["newest"] == []
+        told_edits.record(growing, [told_edits.edit("a", "b")])
         assert [point["turn"] for point in reader.json("/overview")["newest"]] == [1]
 
 

@@ -49,7 +49,7 @@ def _weak_turns(told: Timeline) -> Iterator[str]:
             "of its own edits were answered right after it"
         )
     if len(weak) > _MOST:
-        yield f"and so did {counted(len(weak) - _MOST, 'more turns')}"
+        yield f"nor did {counted(len(weak) - _MOST, 'more turns')}"
 
 
 def _whole(told: Timeline) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """The application behind `ledger serve`, which only reads: nothing in it can record or move."""
 
+from copy import copy
+
 from flask import Flask
 from sqlalchemy import Connection, event
 from werkzeug.exceptions import HTTPException
@@ -63,14 +65,13 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     site = Site(
         app=app,
-        ledger=ledger,
+        ledger=read_only(ledger),
         has_model=model,
         branch=branch,
         device=device,
         dtype=dtype,
         kept=Kept(patience=patience),
     )
-    _only_read(ledger)
     guard(app, token=token, hosts=hosts)
     for view in _VIEWS:
         view.add(site)
@@ -92,10 +93,15 @@ def create_app(
     return app
 
 
-def _only_read(ledger: Ledger) -> None:
-    """Refuse every transaction that would write."""
+def read_only(ledger: Ledger) -> Ledger:
+    """The same ledger on the same connections, refusing every transaction that would write; the one
+    that was given may go on writing."""
+    found = copy(ledger)
+    found.engine = ledger.engine.execution_options()
 
-    @event.listens_for(ledger.engine, "begin", insert=True)
+    @event.listens_for(found.engine, "begin")
     def refuse(connection: Connection) -> None:
         if connection.get_execution_options().get("writing", False):
             raise DatabaseError("the pages of a ledger only read; nothing was changed")
+
+    return found

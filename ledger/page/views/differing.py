@@ -9,8 +9,8 @@ from werkzeug.exceptions import BadRequest
 
 from ledger import database
 from ledger.diffing import Diff, diff, side_at
-from ledger.diffing_extent import beyond, extent
-from ledger.diffing_facts import FactChange, Side
+from ledger.diffing_extent import extent
+from ledger.diffing_facts import FactChange, Side, only_in
 from ledger.facts import Fact
 from ledger.page.choices import choices
 from ledger.page.kept import Kept
@@ -107,7 +107,7 @@ def _sides(ledger: Ledger, asking: _Asking) -> _Sides:
 
 def _side(one: Side, other: Side) -> Content:
     """only: the turns with edits in force that the other state has not; `turns` are the newest."""
-    only = beyond(one, other)
+    only = only_in(one, other)
     return {
         "turn": one.turn,
         "hash": one.hash,

@@ -9,7 +9,7 @@ from werkzeug.exceptions import BadRequest
 
 from ledger import database, history
 from ledger.finding import Wanted, matching, moment
-from ledger.history import Step
+from ledger.history import KINDS, Step
 from ledger.page.lines import hashes_of, line_of
 from ledger.page.paging import Part
 from ledger.page.site import Asked, Content, Site
@@ -32,7 +32,6 @@ from ledger.turn_edits import (
 from ledger.wording import counted
 from patches.errors import SettingError
 
-KINDS = ("edit", "rollback", "merge", "import")
 _EDITS = (ALL, FORGOTTEN, NEVER_RIGHT, OVERRIDDEN)
 _FILTERS = ("method", "kind", "message", "since", "until", "dataset")
 _COUNTED = 2_000
