@@ -33,7 +33,7 @@ _ROW, _FRAME = 0.29, 1.1
 _NARROWEST, _NAME, _BESIDE = 0.23, 0.3, 1.5
 
 
-def read(ledger: Ledger, last: int | None, progress: Progress) -> "Retained":  # noqa: ARG001
+def read(ledger: Ledger, last: int | None, progress: Progress) -> "Retained":  # noqa: ARG001 (as `Chart` has it)
     from ledger.overview.retained import retained
 
     with database.reading(ledger.engine) as session:
@@ -41,7 +41,7 @@ def read(ledger: Ledger, last: int | None, progress: Progress) -> "Retained":  #
         return retained(session, line[-last:] if last else line)
 
 
-def height(content: "Retained", width: float) -> float:  # noqa: ARG001
+def height(content: "Retained", width: float) -> float:  # noqa: ARG001 (as `Chart` has it)
     return _FRAME + max(3, min(len(content.turns), _MOST_ROWS)) * _ROW if content.cells else 1.2
 
 

@@ -31,7 +31,7 @@ _HATCH = "////"
 _MOST_BARS, _MOST_METHODS, _MOST_TOLD = 200, 8, 20
 
 
-def read(ledger: Ledger, last: int | None, progress: Progress) -> "Timeline":  # noqa: ARG001
+def read(ledger: Ledger, last: int | None, progress: Progress) -> "Timeline":  # noqa: ARG001 (as `Chart` has it)
     from ledger.overview.timeline import timeline
 
     with database.reading(ledger.engine) as session:

@@ -44,7 +44,7 @@ def read(ledger: Ledger, last: int | None, progress: Progress) -> "WeightChanges
     return weight_changes(ledger, chosen, progress=progress)
 
 
-def height(content: "WeightChanges", width: float) -> float:  # noqa: ARG001
+def height(content: "WeightChanges", width: float) -> float:  # noqa: ARG001 (as `Chart` has it)
     if not content.changes:
         return 1.2
     return _FRAME + max(4, min(len(content.tensors), _MOST_ROWS)) * _ROW
