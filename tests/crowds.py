@@ -40,7 +40,7 @@ _TURN_SIZE = 2
 _TOO_LATE = {
     "add-edits": ("Nothing of it was recorded",),
     "rollback": ("rolled back already", "no turns yet", "there is no turn"),
-    "evaluate": ("no edits", "no turns"),
+    "evaluate": ("no edit is in force", "no turns"),
     "apply": ("no turns",),
 }
 
