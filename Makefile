@@ -6,6 +6,8 @@ STAMP := .venv/.installed
 MODEL := .demo/smollm2
 # Tests marked `real` use this checkpoint instead of $(MODEL), when it is set.
 LEDGER_TEST_MODEL ?=
+# .venv is not compiled when it is made, which takes a minute and a half: what is used is, once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,8 +21,8 @@ install: $(STAMP) ## .venv with the `ledger` command and the tools for developme
 # Rebuilt only when what should be in it changes.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 model: install ## SmolLM2-135M-Instruct as a checkpoint in .demo/smollm2 (269 MB)
@@ -35,13 +37,11 @@ lint: install ## style, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Many tests wait, for a disk, a server or a browser: one more at a time than there are cores. Those
-# with the real model use all cores themselves.
+# Many tests wait, for a disk, a server or a browser: one more at a time than there are cores.
 WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? cores + 1 : 4)))
 
 test: lint $(if $(LEDGER_TEST_MODEL),,model) ## lint and all tests, the real model included
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real"
-	$(BIN)/python -m pytest -m real
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MINUTES ?= 20
 

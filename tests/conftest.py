@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 # Tests run beside others on small machines; results must not depend on the number of threads.
 torch.set_num_threads(1)
 quieten()
+# Of a test that takes long: as many others take as long as it does.
+_LONG = 40
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: where several run at a time, nobody waits for the last."""
+    weights: Counter[Path] = Counter()
+    for item in items:
+        long = item.get_closest_marker("real") or item.get_closest_marker("slow")
+        weights[item.path] += _LONG if long else 1
+    items.sort(key=lambda item: -weights[item.path])
 
 
 @pytest.fixture(scope="session")
