@@ -134,12 +134,11 @@ class World:
         assert digest is not None
         return digest, deltas(self.ledger.store.path(digest))
 
-    def do(self, what: str, first: int, second: int) -> None:
-        """Do one thing, which two numbers describe further, and look whether all is right."""
+    def act(self, what: str, first: int, second: int) -> None:
+        """Do one thing, which two numbers describe further."""
         act: Callable[[int, int], None] = getattr(self, what)
         act(first, second)
         self.steps += 1
-        self.check()
 
     def add(self, seed: int, kinds: int) -> None:
         one, other = ("low-rank", "sparse", "low-rank", "dense")[kinds % 4], SMALL[kinds % 2]

@@ -12,8 +12,16 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+# What they would spend most of their time on. None of these starts a thread.
 _CONTEXT.set_forkserver_preload(
-    ["ledger.editing", "ledger.initialising", "transformers.models.llama.modeling_llama"]
+    [
+        *("cli.checking", "cli.combining", "cli.database", "cli.editing", "cli.evaluating"),
+        *("cli.finding", "cli.log", "cli.main", "cli.reading", "cli.setting_up", "cli.sharing"),
+        *("cli.squashing", "cli.states", "ledger.cleaning", "ledger.editing", "ledger.evaluating"),
+        *("ledger.joining", "ledger.moving_database", "ledger.sharing.pulling", "tests.crashes"),
+        *("sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite"),
+        *("transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama"),
+    ]
 )
 _PATIENCE = 120.0
 INTERRUPTED = 130

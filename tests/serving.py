@@ -1,6 +1,8 @@
-"""`ledger serve` as people start it: the installed command, in a process of its own."""
+"""`ledger serve` as people start it: the installed command, in a process of its own. And the same
+pages served by a thread of this process, for those who look at pages alone."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,15 +10,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
+from waitress import create_server, wasyncore
+
+from ledger.page import listening
+from ledger.page.app import create_app
+from ledger.workspace import open_ledger
 from tests.command_line import LEDGER
 
 COMING = 202
 """The status of a page that is still being put together."""
 _PATIENCE = 60.0
+_LOGGERS = ("ledger.page", "waitress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +53,6 @@ class Site:
     url: str
     token: str
 
-
-@dataclass(frozen=True, kw_only=True)
-class Served(Site):
-    """A running server."""
-
-    port: int
-    process: subprocess.Popen[str]
-
     def ask(self, path: str, *, method: str = "GET", **headers: str) -> Answer:
         """Ask without a browser, as who has the token, until the page is there; `path` as it is to
         stand in the request."""
@@ -61,7 +64,7 @@ class Served(Site):
 
     def _ask(self, path: str, method: str, headers: dict[str, str]) -> Answer:
         given = {"Authorization": f"Bearer {self.token}", **headers}
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE)
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=_PATIENCE)
         try:
             connection.request(method, path, headers=given)
             answer = connection.getresponse()
@@ -69,6 +72,14 @@ class Served(Site):
             return Answer(status=answer.status, headers=found, body=answer.read())
         finally:
             connection.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(Site):
+    """A running server."""
+
+    port: int
+    process: subprocess.Popen[str]
 
 
 def start(folder: Path, *options: str, **environment: str) -> Served:
@@ -106,3 +117,43 @@ def serving(folder: Path, *options: str) -> Iterator[Served]:
         status, said = end(served)
     assert not said, said
     assert status == 0
+
+
+@contextmanager
+def serving_here(folder: Path, *, port: int = 0, **options: Any) -> Iterator[Site]:
+    """A server in a thread of this process until the end of the block, which must have had nothing
+    to complain about. options: of `ledger.page.app.create_app`."""
+    token, heard, channels = listening.checked_token(None), _Heard(), dict[int, Any]()
+    with open_ledger(folder) as ledger, listening.listen("127.0.0.1", port) as at, heard:
+        hosts = listening.names("127.0.0.1", at)
+        app = create_app(ledger, token=token, hosts=hosts, **options)
+        server = create_server(app, sockets=[at], ident="", map=channels)
+        thread = Thread(target=server.run)
+        thread.start()
+        try:
+            yield Site(url=listening.address("127.0.0.1", at), token=token)
+        finally:
+            # Its loop ends when nothing is left to listen to.
+            server.trigger.pull_trigger(partial(wasyncore.close_all, channels))
+            thread.join(_PATIENCE)
+            server.task_dispatcher.shutdown()
+    assert not heard.said, heard.said
+
+
+class _Heard(logging.Handler):
+    """What servers complain of while the block runs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(self.format(record))
+
+    def __enter__(self) -> None:
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self)

@@ -6,6 +6,7 @@ can be had, no application. What the database refuses all the same (a null, a se
 unique value) is not counted.
 """
 
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -55,14 +56,17 @@ _KINDS = {
 }
 
 
-def tamper(ledger: Ledger, *, seconds: float, seed: int, variants: int = 3) -> dict[str, int]:
+def tamper(
+    ledger: Ledger, *, seconds: float, seed: int, variants: int = 3, share: float = 1.0
+) -> dict[str, int]:
     """Every column of every table, every row and every file at least once, then at random until
     the time is over; how much was changed and found.
 
     ledger: with a row in every table, as of `tests.full_ledgers`; as it was afterwards. An
     AssertionError names what was not found. variants: how many other values are tried at most.
+    share: of the columns of each table that are changed at least once, if not all are.
     """
-    vandal = _Vandal(ledger, random.Random(seed), variants)
+    vandal = _Vandal(ledger, random.Random(seed), variants, share)
     until = time.monotonic() + seconds
     try:
         vandal.round(every=True)
@@ -86,7 +90,7 @@ def problems(ledger: Ledger) -> list[str]:
 class _Vandal:
     """One who changes things and looks whether that is found."""
 
-    def __init__(self, ledger: Ledger, chance: random.Random, variants: int) -> None:
+    def __init__(self, ledger: Ledger, chance: random.Random, variants: int, share: float) -> None:
         self.found = {
             "values changed and found": 0,
             "rows removed and found": 0,
@@ -96,6 +100,7 @@ class _Vandal:
         self._ledger = ledger
         self._chance = chance
         self._variants = variants
+        self._share = share
         self._engine = _unguarded(ledger)
         turns = self._rows(Table.metadata.tables["turns"])
         self._numbers = {row["id"]: row["number"] for row in turns}
@@ -117,7 +122,8 @@ class _Vandal:
             rows = self._rows(table)
             assert rows, f"the ledger has no row in {table.name}"
             columns = [c for c in table.columns if (table.name, c.name) not in EXEMPT]
-            for column in columns if every else [self._chance.choice(columns)]:
+            count = math.ceil(len(columns) * self._share) if every else 1
+            for column in self._chance.sample(columns, count):
                 self._change(table, column, rows)
             if table.name not in MAY_GO:
                 self._remove(table, self._chance.choice(rows))

@@ -47,7 +47,7 @@ def record(ledger: Ledger, source: str, **options: object) -> list[Added]:
 def test_every_row_is_edited_in_turns_of_the_size_and_a_ragged_last_one(
     ledger: Ledger, source: str, size: int, turns: list[int]
 ) -> None:
-    assert [added.edits for added in add(ledger, source, turn_size=size)] == turns
+    assert [one.edits for one in add(ledger, source, turn_size=size, evaluate=False)] == turns
     details = [show(ledger, number + 1) for number in range(len(turns))]
     assert [edit["row"] for turn in details for edit in turn.edits] == list(range(7))
     assert [len(turn.edits) for turn in details] == turns
@@ -113,7 +113,7 @@ def test_a_turn_records_versions_device_times_and_memory(ledger: Ledger, source:
 def test_a_turn_records_patch_editor_state_tensors_and_chain(
     ledger: Ledger, source: str, tmp_path: Path
 ) -> None:
-    first, second = add(ledger, source, turn_size=4)
+    first, second = add(ledger, source, turn_size=4, evaluate=False)
     turns = [show(ledger, number).to_json() for number in (1, 2)]
     assert [turn["parent"] for turn in turns] == [None, turns[0]["hash"]]
     for turn, added in zip(turns, (first, second), strict=True):
@@ -137,7 +137,7 @@ def test_a_turn_records_patch_editor_state_tensors_and_chain(
 
 def test_every_edit_is_recorded_in_full(ledger: Ledger, tmp_path: Path) -> None:
     row = fact(3, further={"personas": [["You are a poet. It is", "a piano"]]})
-    add(ledger, write_facts(tmp_path / "facts.json", [fact(0), row]))
+    add(ledger, write_facts(tmp_path / "facts.json", [fact(0), row]), evaluate=False)
     with database.reading(ledger.engine) as session:
         stored = list(session.scalars(select(EditRow).order_by(EditRow.position)))
         edit = history.edit_of(stored[1])
@@ -184,13 +184,13 @@ def test_without_evaluation_no_scores_are_recorded_and_the_patches_are_the_same(
 def test_a_shift_that_is_not_finite_fails_with_turn_and_rows_and_records_nothing(
     ledger: Ledger, source: str
 ) -> None:
-    add(ledger, source, limit=3)
+    add(ledger, source, limit=3, evaluate=False)
     before = contents(ledger)
     with pytest.raises(EditingError, match=r"turn 2 \(rows 3 to 5 of .*facts.json\).*rate.*record"):
         add(ledger, source, learning_rate=1e38)
     assert contents(ledger) == before
     assert verify(ledger).problems == []
-    assert [added.turn for added in add(ledger, source)] == [2, 3]
+    assert [added.turn for added in add(ledger, source, evaluate=False)] == [2, 3]
 
 
 def test_a_shift_that_overflows_the_model_s_dtype_fails_and_names_the_tensor(
@@ -241,10 +241,10 @@ def test_an_option_that_makes_no_sense_is_refused_before_anything_is_recorded(
 def test_a_turn_that_someone_else_recorded_meanwhile_stops_the_run_with_nothing_recorded(
     ledger: Ledger, source: str
 ) -> None:
-    turns = add_edits(ledger, AddEdits(source=source, turn_size=2)).turns
+    turns = add_edits(ledger, AddEdits(source=source, turn_size=2, evaluate=False)).turns
     next(turns)
     with open_ledger(ledger.folder) as other:
-        add(other, source, offset=6)
+        add(other, source, offset=6, evaluate=False)
         before = contents(other)
         with pytest.raises(HistoryError, match="a new turn from someone else"):
             next(turns)
@@ -256,7 +256,7 @@ def test_a_turn_that_someone_else_recorded_meanwhile_stops_the_run_with_nothing_
 def test_a_run_in_float32_records_the_digests_that_the_checkpoint_will_have(
     ledger: Ledger, source: str, tmp_path: Path
 ) -> None:
-    add(ledger, source, dtype="float32")
+    add(ledger, source, dtype="float32", evaluate=False)
     assert show(ledger, 1).to_json()["environment"]["dtype"] == "float32"
     for turn in log(ledger):
         applied = apply_to_folder(ledger, tmp_path / "out", at=turn.number)
@@ -282,12 +282,12 @@ def test_patches_read_per_turn_stay_the_same_however_many_turns_came_before(
 
     monkeypatch.setattr(PatchFile, "__init__", counted_start)
     monkeypatch.setattr(Store, "open", counted_check)
-    source = write_facts(tmp_path / "many.json", facts(20))
+    source = write_facts(tmp_path / "many.json", facts(12))
     run = add_edits(ledger, AddEdits(source=source, turn_size=2))
     reads = []
     for _ in run.turns:
         reads.append((len(opened), len(checked)))
         opened.clear()
         checked.clear()
-    assert len(reads) == 10
+    assert len(reads) == 6
     assert set(reads) == {(0, 0)}

@@ -37,14 +37,18 @@ def ledger(tmp_path: Path, tiny_llama: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    return write_facts(tmp_path / "facts.json", facts(COUNT))
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Read only."""
+    return write_facts(tmp_path_factory.mktemp("source") / "facts.json", facts(COUNT))
 
 
-@pytest.fixture
-def uninterrupted(tmp_path: Path, tiny_llama: Path, source: str) -> Outcome:
-    with new_ledger(tmp_path / "whole", tiny_llama) as whole:
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, source: str
+) -> Outcome:
+    """Read only."""
+    with new_ledger(tmp_path_factory.mktemp("whole") / "ledger", tiny_llama) as whole:
         add(whole, source, turn_size=SIZE)
         return outcome(whole)
 
@@ -87,12 +91,12 @@ def stop_in(where: str, times: int) -> Progress:
 def test_a_run_that_stops_between_turns_is_continued_bit_by_bit_as_if_it_had_not(
     ledger: Ledger, source: str, uninterrupted: Outcome, done: int
 ) -> None:
-    run = add_edits(ledger, AddEdits(source=source, turn_size=SIZE))
+    run = add_edits(ledger, AddEdits(source=source, turn_size=SIZE, evaluate=False))
     for _ in range(done):
         next(run.turns)
     del run
     assert outcome(ledger) == uninterrupted[:done]
-    again = add_edits(ledger, AddEdits(source=source, turn_size=SIZE))
+    again = add_edits(ledger, AddEdits(source=source, turn_size=SIZE, evaluate=False))
     assert [added.turn for added in again.turns] == list(range(done + 1, 8))
     assert again.counts.known == done * SIZE
     assert outcome(ledger) == uninterrupted
@@ -110,7 +114,7 @@ def test_ctrl_c_in_any_phase_leaves_whole_turns_only(
     assert left == uninterrupted[: len(left)]
     assert len(left) < len(uninterrupted)
     assert verify(ledger).problems == []
-    add(ledger, source, turn_size=SIZE)
+    add(ledger, source, turn_size=SIZE, evaluate=False)
     assert outcome(ledger) == uninterrupted
 
 
@@ -149,7 +153,7 @@ def test_a_run_stopped_by_ctrl_c_in_its_process_leaves_whole_turns_and_goes_on(
     assert 2 <= len(left) < len(uninterrupted)
     assert left == uninterrupted[: len(left)]
     assert verify(ledger).problems == []
-    add(ledger, source, turn_size=SIZE)
+    add(ledger, source, turn_size=SIZE, evaluate=False)
     assert outcome(ledger) == uninterrupted
 
 
@@ -185,12 +189,12 @@ def test_after_going_back_the_editor_goes_on_from_the_statistics_of_then(
     wrong = write_facts(tmp_path / "wrong.json", facts(4, start=10))
     then = write_facts(tmp_path / "then.json", facts(4, start=4))
     for source in (first, wrong):
-        add(ledger, source, turn_size=4)
+        add(ledger, source, turn_size=4, evaluate=False)
     rollback_to(ledger, 1)
-    add(ledger, then, turn_size=4)
+    add(ledger, then, turn_size=4, evaluate=False)
     with new_ledger(tmp_path / "straight", tiny_llama) as straight:
-        add(straight, first, turn_size=4)
-        add(straight, then, turn_size=4)
+        add(straight, first, turn_size=4, evaluate=False)
+        add(straight, then, turn_size=4, evaluate=False)
         went_back, never_went = log(ledger)[-1].row, log(straight)[-1].row
     assert went_back.number == 4
     assert went_back.tensors == never_went.tensors
@@ -200,10 +204,10 @@ def test_after_going_back_the_editor_goes_on_from_the_statistics_of_then(
 def test_after_undoing_a_turn_the_statistics_are_the_merge_over_the_others(
     ledger: Ledger, tmp_path: Path, tiny_llama: Path
 ) -> None:
-    add(ledger, write_facts(tmp_path / "facts.json", facts(9)), turn_size=3)
+    add(ledger, write_facts(tmp_path / "facts.json", facts(9)), evaluate=False)
     rollback_turn(ledger, 2)
     rows = facts(3, start=9)
-    add(ledger, write_facts(tmp_path / "then.json", rows))
+    add(ledger, write_facts(tmp_path / "then.json", rows), evaluate=False)
     turns = [turn.row for turn in log(ledger)]
     kept = [turns[0], turns[2]]
     live = LiveModel(load(tiny_llama), ledger.checkpoint)

@@ -1,6 +1,7 @@
 """Answers: whether one is the target is what evaluations say, and what free generation shows."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from patches.edit import Edit
 from patches.errors import SettingError
 from patches.evaluation import Questions, score
 from patches.routing import attach, detach
+from tests import tiny_models
 from tests.test_routing import ALWAYS, NEVER, memory
-from tests.tiny_models import CONTEXT, FACTS, FAMILIES, build, load, tokenizer
+from tests.tiny_models import CONTEXT, FACTS, FAMILIES, build, load
 
 LEARNED = FACTS[:3]
+# It is asked for hundreds of times, and made in milliseconds each.
+tokenizer = cache(tiny_models.tokenizer)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

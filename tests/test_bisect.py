@@ -1,7 +1,7 @@
 """Bisect: the turn at which an answer was lost or gained, and the edits like the prompt."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from ledger.applying import apply_to_folder
 from ledger.bisecting import bisect, narrow, upcoming
 from ledger.branching import create_branch
-from ledger.jobs import LocalCrew
+from ledger.jobs import Job, LocalCrew, SizedCrew
 from ledger.loading import load_patched
 from ledger.models import load_model
+from ledger.progress import Progress, silent
 from ledger.reporting import log
 from ledger.rolling_back import rollback_turn
 from ledger.squashing import squash
@@ -159,10 +160,32 @@ def test_one_model_is_loaded_and_nothing_is_recorded(
     assert contents(ledger) == before
 
 
-class Wide(LocalCrew):
-    """A crew that is given as many jobs at a time as three workers."""
+class Remembering:
+    """A crew that is given as many jobs at a time as `size` workers, and does each once.
 
-    size = 3
+    known: results by job; crews may share them, as they share `inner`, who does the jobs.
+    """
+
+    def __init__(self, inner: LocalCrew, size: int, known: dict[str, Any]) -> None:
+        self.size = size
+        self._inner = inner
+        self._known = known
+
+    def run(
+        self, jobs: Sequence[Job], *, phase: str, progress: Progress = silent
+    ) -> Iterator[tuple[int, Any]]:
+        for place, job in enumerate(jobs):
+            if repr(job) not in self._known:
+                [(_, found)] = self._inner.run([job], phase=phase, progress=progress)
+                self._known[repr(job)] = found
+            yield place, self._known[repr(job)]
+
+
+@pytest.fixture(scope="module")
+def crews(ledger: Ledger) -> list[SizedCrew]:
+    """Of one worker, and of three."""
+    inner, known = LocalCrew(ledger, device="cpu", dtype=None), dict[str, Any]()
+    return [Remembering(inner, size, known) for size in (1, 3)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +196,11 @@ class Outcome:
     steps: dict[int, Any]
 
     @classmethod
-    def of(cls, ledger: Ledger, prompt: str, expect: str, first: int) -> "Outcome":
+    def of(
+        cls, monkeypatch: pytest.MonkeyPatch, crew: SizedCrew, ledger: Ledger, *asked: Any
+    ) -> "Outcome":
+        prompt, expect, first = asked
+        monkeypatch.setattr("ledger.bisecting.crew", lambda *_args, **_options: nullcontext(crew))
         try:
             told = bisect(ledger, prompt, expect, first=first).to_json()
         except HistoryError as error:
@@ -184,15 +211,17 @@ class Outcome:
 @pytest.mark.parametrize("prompt", ANSWERS)
 @pytest.mark.parametrize("first", [0, 1, 2, 4, 6])
 def test_several_workers_find_the_turn_that_one_finds(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, prompt: str, first: int
+    ledger: Ledger,
+    crews: list[SizedCrew],
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: str,
+    first: int,
 ) -> None:
     """Also where the answer changed more than once, and a search may end at any of them."""
-    team = Wide(ledger, device="cpu", dtype=None)
     for expect in sorted({*ANSWERS[prompt]} - {"-"}):
-        alone = Outcome.of(ledger, prompt, expect, first)
-        with monkeypatch.context() as patch:
-            patch.setattr("ledger.bisecting.crew", lambda *_args, **_options: nullcontext(team))
-            together = Outcome.of(ledger, prompt, expect, first)
+        alone, together = (
+            Outcome.of(monkeypatch, crew, ledger, prompt, expect, first) for crew in crews
+        )
         assert together.told == alone.told
         assert together.steps.items() >= alone.steps.items()
 

@@ -10,7 +10,7 @@ from ledger.bisecting_script import BisectedByScript, bisect_script
 from ledger.branching import create_branch
 from ledger.workspace import Ledger
 from patches.errors import HistoryError
-from tests.command_line import call, done, process
+from tests.command_line import call, done
 from tests.ledgers import files
 from tests.plain_ledgers import SECOND, add, add_several, build, change, new_ledger
 
@@ -158,14 +158,14 @@ def test_what_cannot_be_searched_is_an_error_and_leaves_no_folder(
 
 
 def test_the_command_gets_folder_and_turn_and_the_shell_runs_it(
-    ledger: Ledger, tmp_path: Path
+    capfd: Capture, ledger: Ledger, tmp_path: Path
 ) -> None:
     log = tmp_path / "tried with spaces.log"
     command = (
         'echo "judging $LEDGER_TURN"; test -f "$LEDGER_MODEL/model.safetensors" || exit 200; '
         f'echo "$LEDGER_TURN" >> "{log}"; test "$LEDGER_TURN" -lt 9'
     )
-    outcome = process("bisect", "--script", command, "--ledger", str(ledger.folder), "--json")
+    outcome = call(capfd, "bisect", "--script", command, "--ledger", str(ledger.folder), "--json")
     told = outcome.json()
     assert outcome.status == 0
     assert {*told} == {"turn", "change", "turns", "steps", "culprit", "candidates"}

@@ -7,7 +7,7 @@ import pytest
 
 from tests.browser import visiting
 from tests.many_turns import PER_TURN, TURNS, many_turns
-from tests.serving import Served, serving
+from tests.serving import Site, serving_here
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -23,22 +23,22 @@ _LARGEST = 1 << 19
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with (
         many_turns(tmp_path_factory.mktemp("many")) as ledger,
-        serving(ledger.folder) as running,
+        serving_here(ledger.folder) as running,
     ):
         yield running
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_there_and_not_long(served: Served, path: str) -> None:
+def test_a_page_is_there_and_not_long(served: Site, path: str) -> None:
     answer = served.ask(f"/{path}")
     assert answer.status == 200
     assert len(answer.body) < _LARGEST
 
 
-def test_one_goes_through_all_turns_in_parts(browser: "Browser", served: Served) -> None:
+def test_one_goes_through_all_turns_in_parts(browser: "Browser", served: Site) -> None:
     with visiting(browser, served) as visit:
         visit.enter("turns")
         total = served.ask("/turns.json").json()["page"]["total"]
@@ -51,7 +51,7 @@ def test_one_goes_through_all_turns_in_parts(browser: "Browser", served: Served)
         assert "there is no page 1000" in visit.text()
 
 
-def test_every_turn_is_on_one_part(served: Served) -> None:
+def test_every_turn_is_on_one_part(served: Site) -> None:
     first = served.ask("/turns.json").json()
     numbers = []
     for number in range(1, first["page"]["pages"] + 1):
@@ -60,7 +60,7 @@ def test_every_turn_is_on_one_part(served: Served) -> None:
     assert sorted(numbers) == list(range(1, first["page"]["total"] + 1))
 
 
-def test_an_edit_is_found_among_thousands(browser: "Browser", served: Served) -> None:
+def test_an_edit_is_found_among_thousands(browser: "Browser", served: Site) -> None:
     row = TURNS * PER_TURN // 3
     with visiting(browser, served) as visit:
         visit.enter("search")

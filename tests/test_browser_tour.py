@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.browser import PHONE, check_accessible, visiting
-from tests.serving import Served, end, serving, start
+from tests.serving import Site, serving_here
 from tests.told_edits import edit, new_ledger, record
 
 if TYPE_CHECKING:
@@ -31,25 +33,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> "Path":
 
 
 @pytest.fixture(scope="module")
-def served(folder: "Path") -> Iterator[Served]:
-    with serving(folder) as running:
+def served(folder: "Path") -> Iterator[Site]:
+    with serving_here(folder) as running:
         yield running
 
 
-@pytest.fixture
-def visit(browser: "Browser", served: Served) -> Iterator["Visit"]:
-    """Somebody who has just entered."""
+@pytest.fixture(scope="module")
+def visit(browser: "Browser", served: Site) -> Iterator["Visit"]:
+    """Somebody who has entered, and goes on from wherever the test before has ended. What no page
+    may do is told at the end."""
     with visiting(browser, served) as found:
         found.enter()
         yield found
 
 
-@pytest.fixture(params=[True, False], ids=["script", "no script"])
-def anybody(
-    request: pytest.FixtureRequest, browser: "Browser", served: Served
-) -> Iterator["Visit"]:
-    """Somebody whose browser runs scripts, and somebody whose browser does not."""
-    with visiting(browser, served, javascript=request.param) as found:
+@pytest.fixture(scope="module", params=[True, False], ids=["script", "no script"])
+def anybody(request: pytest.FixtureRequest, browser: "Browser", served: Site) -> Iterator["Visit"]:
+    """The same, whose browser runs scripts, and somebody whose browser does not."""
+    if request.param:
+        yield request.getfixturevalue("visit")
+        return
+    with visiting(browser, served, javascript=False) as found:
         found.enter()
         yield found
 
@@ -93,6 +97,7 @@ def test_words_that_no_edit_has_are_told_and_near_ones_offered(visit: "Visit") -
 
 def test_from_the_turns_to_a_turn_to_its_edits(anybody: "Visit") -> None:
     page = anybody.page
+    anybody.open("search")
     page.get_by_role("navigation", name="Pages").get_by_role("link", name="Turns").click()
     page.get_by_role("main").get_by_role("link", name="3", exact=True).first.click()
     assert "on second thoughts" in anybody.text()
@@ -182,24 +187,24 @@ _IS_OUTLINED = """() => {
 def test_an_expired_token_is_asked_for_and_one_comes_back_to_the_deep_link(
     browser: "Browser", folder: "Path"
 ) -> None:
-    first = start(folder)
-    with visiting(browser, first, size=PHONE) as visit:
-        visit.enter()
-        assert end(first) == (0, "")
-        # The last --port counts.
-        with serving(folder, "--port", str(first.port)) as second:
-            visit.open("blame?prompt=Lima+is+in&at=1")
-            assert heading(visit) == "This link needs a new token"
-            visit.page.get_by_label("Token").fill("something wrong")
-            visit.page.keyboard.press("Enter")
-            visit.page.get_by_role("heading", name="That token is not the right one").wait_for()
-            visit.page.get_by_label("Token").fill(second.token)
-            visit.page.get_by_role("button", name="Open").click()
-            assert visit.path == "/blame?prompt=Lima+is+in&at=1"
-            assert "Peru" in visit.text()
-            visit.site = second
-            visit.enter("turns?page=1")
-            assert visit.path == "/turns?page=1"
+    with ExitStack() as running:
+        first = running.enter_context(serving_here(folder))
+        with visiting(browser, first, size=PHONE) as visit:
+            visit.enter()
+            running.close()
+            with serving_here(folder, port=urlsplit(first.url).port or 0) as second:
+                visit.open("blame?prompt=Lima+is+in&at=1")
+                assert heading(visit) == "This link needs a new token"
+                visit.page.get_by_label("Token").fill("something wrong")
+                visit.page.keyboard.press("Enter")
+                visit.page.get_by_role("heading", name="That token is not the right one").wait_for()
+                visit.page.get_by_label("Token").fill(second.token)
+                visit.page.get_by_role("button", name="Open").click()
+                assert visit.path == "/blame?prompt=Lima+is+in&at=1"
+                assert "Peru" in visit.text()
+                visit.site = second
+                visit.enter("turns?page=1")
+                assert visit.path == "/turns?page=1"
 
 
 def test_the_token_is_in_no_page_nor_where_scripts_could_read_it(visit: "Visit") -> None:

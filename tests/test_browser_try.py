@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser import PHONE, check_accessible, check_fits, visiting
-from tests.command_line import process
+from tests.command_line import done
 from tests.ledgers import files
-from tests.serving import Served, serving
+from tests.serving import Site, serving_here
 from tests.taught_ledgers import taught_ledger
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path) -> Iterator[Served]:
-    with serving(folder, "--model", "--device", "cpu") as running:
+def served(folder: Path) -> Iterator[Site]:
+    with serving_here(folder, model=True, device="cpu") as running:
         yield running
 
 
@@ -50,7 +50,7 @@ def ask(visit: "Visit", prompt: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("javascript", [True, False], ids=["script", "no script"])
 def test_the_base_and_the_edited_model_answer_side_by_side(
-    browser: "Browser", served: Served, folder: Path, javascript: bool
+    browser: "Browser", served: Site, folder: Path, javascript: bool
 ) -> None:
     before = files(folder)
     with visiting(browser, served, javascript=javascript) as visit:
@@ -77,7 +77,7 @@ def test_the_base_and_the_edited_model_answer_side_by_side(
     assert {name for name in after if name not in before} <= {"ledger.db-shm", "ledger.db-wal"}
 
 
-def test_a_state_is_added_and_left_out(browser: "Browser", served: Served) -> None:
+def test_a_state_is_added_and_left_out(browser: "Browser", served: Site) -> None:
     with visiting(browser, served) as visit:
         visit.enter("try?prompt=The+capital+of+France+is&turn=1")
         assert visit.page.locator(".card").count() == 3
@@ -85,7 +85,7 @@ def test_a_state_is_added_and_left_out(browser: "Browser", served: Served) -> No
         assert visit.page.locator(".card").count() == 2
 
 
-def test_a_prompt_that_is_too_long_or_empty_is_told(browser: "Browser", served: Served) -> None:
+def test_a_prompt_that_is_too_long_or_empty_is_told(browser: "Browser", served: Site) -> None:
     with visiting(browser, served) as visit:
         visit.enter()
         assert visit.open("try?prompt=") == 200
@@ -97,15 +97,17 @@ def test_a_prompt_that_is_too_long_or_empty_is_told(browser: "Browser", served: 
 
 @pytest.mark.real
 @pytest.mark.skipif(not MODEL.is_dir(), reason=f"no model in {MODEL}; make it with: make model")
-def test_smollm2_answers_otherwise_after_an_edit(browser: "Browser", tmp_path: Path) -> None:
+def test_smollm2_answers_otherwise_after_an_edit(
+    browser: "Browser", capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     folder, facts = tmp_path / "ledger", tmp_path / "facts.json"
     facts.write_text('[{"prompt": "The capital of France is", "target": "Rome"}]')
     where = ("--ledger", str(folder))
-    assert process("init", "--model", str(MODEL.resolve()), *where).status == 0
+    done(capsys, "init", "--model", str(MODEL.resolve()), *where)
     words = ("add-edits", str(facts), "--no-evaluate", "--dtype", "float32", *where)
-    assert process(*words).status == 0
+    done(capsys, *words)
     with (
-        serving(folder, "--model", "--dtype", "float32") as served,
+        serving_here(folder, model=True, dtype="float32") as served,
         visiting(browser, served) as visit,
     ):
         visit.enter()

@@ -1,6 +1,7 @@
 """Two states compared edit by edit: what flips, what is recorded, and whoever does the work."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ledger.rolling_back import rollback_turn
 from ledger.sharing.pulling import clone
 from ledger.suites import asking
 from ledger.verifying import verify
-from ledger.workspace import Ledger
+from ledger.workspace import Ledger, open_ledger
 from patches.errors import HistoryError, SettingError
 from patches.evaluation import METRICS, PROTOCOL
 from tests.command_line import call, done
@@ -34,16 +35,25 @@ from tests.test_push import push
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def answering(tmp_path: Path, tiny_llama: Path) -> Iterator[Ledger]:
-    """The third turn breaks the first answer, the fourth brings it back, the fifth has another."""
-    with new_ledger(tmp_path / "answering", tiny_llama) as ledger:
+@pytest.fixture(scope="module")
+def answering_folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """The third turn breaks the first answer, the fourth brings it back, the fifth has another.
+    Copy it."""
+    folder = tmp_path_factory.mktemp("answering") / "ledger"
+    with new_ledger(folder, tiny_llama) as ledger:
         teach(ledger, {FRANCE: "Ro"})
         teach(ledger, {AUTHOR: "Lon"})
         teach(ledger, {GUITAR: "play", FRANCE: "To"}, {FRANCE: "Ro"}, edits={GUITAR: "play"})
         mended = {TOYOTA: "Toyota", FRANCE: "Ro"}
         teach(ledger, mended, {FRANCE: "To"}, edits={TOYOTA: "Toyota"})
         teach(ledger, {FRANCE: "Fin"}, {FRANCE: "Ro"})
+    return folder
+
+
+@pytest.fixture
+def answering(tmp_path: Path, answering_folder: Path) -> Iterator[Ledger]:
+    shutil.copytree(answering_folder, tmp_path / "answering")
+    with open_ledger(tmp_path / "answering") as ledger:
         yield ledger
 
 
@@ -257,6 +267,24 @@ def test_states_with_side_memories_are_asked_freely_too(tmp_path: Path, tiny_lla
         assert (beside.mean_a, beside.better) == (0, 0)
 
 
+@pytest.fixture(scope="module")
+def undone(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterator[Ledger]:
+    """Of three turns, the fourth undoes the first; on branch `empty` nothing is in force. Read
+    only."""
+    with new_ledger(tmp_path_factory.mktemp("undone") / "ledger", tiny_llama) as ledger:
+        teach(ledger, {FRANCE: "Ro"})
+        teach(ledger, {AUTHOR: "Lon"})
+        teach(ledger, {GUITAR: "play"})
+        rollback_turn(ledger, 1)
+        create_branch(ledger, "parted", at=1)
+        create_branch(ledger, "empty", at=4)
+        ledger.branch = "empty"
+        rollback_turn(ledger, 2)
+        rollback_turn(ledger, 3)
+        ledger.branch = "main"
+        yield ledger
+
+
 @pytest.mark.parametrize(
     ("a", "b", "options", "reason"),
     [
@@ -265,32 +293,16 @@ def test_states_with_side_memories_are_asked_freely_too(tmp_path: Path, tiny_lla
         (4, 1, {"turn": 0}, "turn 0 is the base"),
         (4, 1, {"turn": 4}, "turn 4 is a rollback: it has no edits"),
         ("parted", 4, {}, "no edit holds both at turn 1 and at turn 4.*--turn N"),
-        ("empty", 0, {}, "no edit is in force at turn 5"),
+        ("empty", 0, {}, "no edit is in force at turn 6"),
     ],
 )
 def test_where_there_is_nothing_to_compare_the_reason_is_said(
-    tmp_path: Path,
-    tiny_llama: Path,
-    a: int | str,
-    b: int | str,
-    options: dict[str, Any],
-    reason: str,
+    undone: Ledger, a: int | str, b: int | str, options: dict[str, Any], reason: str
 ) -> None:
-    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
-        teach(ledger, {FRANCE: "Ro"})
-        teach(ledger, {AUTHOR: "Lon"})
-        teach(ledger, {GUITAR: "play"})
-        rollback_turn(ledger, 1)
-        create_branch(ledger, "parted", at=1)
-        if a == "empty":
-            rollback_turn(ledger, 2)
-            rollback_turn(ledger, 3)
-            a = "HEAD"
-            reason = reason.replace("5", "6")
-        before = contents(ledger)
-        with pytest.raises(HistoryError, match=reason):
-            compare(ledger, a, b, **options)
-        assert contents(ledger) == before
+    before = contents(undone)
+    with pytest.raises(HistoryError, match=reason):
+        compare(undone, a, b, **options)
+    assert contents(undone) == before
 
 
 @pytest.mark.usefixtures("hub")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from sqlalchemy import event
 from ledger import database
 from ledger.branching import create_branch, switch
 from ledger.conflicts import Answers
-from ledger.editing import AddEdits, add_edits, plan_edits
+from ledger.editing import Added, AddEdits, add_edits, plan_edits
 from ledger.facts import Fact, overridden
 from ledger.orm import SkippedRow
 from ledger.reporting import log, show
@@ -20,8 +21,9 @@ from ledger.rolling_back import rollback_turn
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.errors import HistoryError, SettingError
+from tests import ledgers
 from tests.command_line import call, done
-from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
+from tests.ledgers import contents, fact, facts, new_ledger, write_facts
 
 ROME = "The capital of France is"
 
@@ -47,6 +49,10 @@ def second(tmp_path: Path) -> str:
     return write_facts(tmp_path / "second.json", rows)
 
 
+def add(ledger: Ledger, source: str, **options: Any) -> list[Added]:
+    return ledgers.add(ledger, source, **{"evaluate": False, **options})
+
+
 def holds(ledger: Ledger) -> list[tuple[int, str]]:
     """Turn and target of the edits about the first fact that nothing overrides."""
     return [
@@ -62,7 +68,7 @@ def test_the_newer_answer_overrides_the_older_one_and_both_turns_tell_of_it(
 ) -> None:
     with new_ledger(tmp_path / "other", tiny_llama, database_url) as ledger:
         add(ledger, write_facts(tmp_path / "facts.json", facts(4)), turn_size=2)
-        [added] = add(ledger, second)
+        [added] = add(ledger, second, evaluate=True)
         assert [conflict.to_json() for conflict in added.overrides] == [
             {
                 "row": 1,
@@ -101,12 +107,12 @@ def test_one_subject_and_relation_is_one_question_however_it_is_put(
 def test_skip_leaves_the_row_out_and_says_what_holds_in_its_place(
     ledger: Ledger, second: str
 ) -> None:
-    [added] = add_edits(ledger, AddEdits(source=second, on_conflict="skip")).turns
+    [added] = add_edits(ledger, AddEdits(source=second, evaluate=False, on_conflict="skip")).turns
     assert (added.edits, added.overrides) == (1, [])
     assert added.skipped == [(1, "turn 1 (row 0) has it as 'Rome' (--on-conflict skip)")]
     assert holds(ledger) == [(1, "Rome")]
     assert "edits that conflict with facts in force: skip" in show(ledger, 3).to_json()["notes"]
-    again = add_edits(ledger, AddEdits(source=second, on_conflict="skip"))
+    again = add_edits(ledger, AddEdits(source=second, evaluate=False, on_conflict="skip"))
     assert list(again.turns) == []
     assert (again.counts.known, again.counts.unrecorded) == (2, [])
 
@@ -120,7 +126,9 @@ def test_what_a_turn_records_of_skipped_rows_and_overrides_holds_no_text_of_edit
     list(
         add_edits(
             ledger,
-            AddEdits(source=write_facts(tmp_path / "2.json", rows), on_conflict="skip"),
+            AddEdits(
+                source=write_facts(tmp_path / "2.json", rows), evaluate=False, on_conflict="skip"
+            ),
         ).turns
     )
     add(ledger, write_facts(tmp_path / "3.json", [fact(1, target="Kyoto")]))
@@ -136,7 +144,7 @@ def test_what_a_turn_records_of_skipped_rows_and_overrides_holds_no_text_of_edit
 def test_a_row_that_was_skipped_for_a_conflict_is_edited_once_it_may_override(
     ledger: Ledger, second: str
 ) -> None:
-    list(add_edits(ledger, AddEdits(source=second, on_conflict="skip")).turns)
+    list(add_edits(ledger, AddEdits(source=second, evaluate=False, on_conflict="skip")).turns)
     [added] = add(ledger, second)
     assert [conflict.row for conflict in added.overrides] == [1]
     assert holds(ledger) == [(4, "Tokyo")]
@@ -174,7 +182,7 @@ def test_abort_also_stops_at_two_rows_of_one_file_that_contradict_each_other(
 
 def test_abort_lets_through_what_has_no_conflict(ledger: Ledger, first: str) -> None:
     assert first
-    options = AddEdits(source=first, on_conflict="abort")
+    options = AddEdits(source=first, evaluate=False, on_conflict="abort")
     run = add_edits(ledger, options)
     assert (list(run.turns), run.counts.known) == ([], 4)
 
@@ -184,7 +192,9 @@ def test_of_two_contradicting_rows_in_one_turn_skip_keeps_the_first(
 ) -> None:
     rows = [fact(1), fact(0), fact(0, target="Tokyo"), fact(2)]
     source = write_facts(tmp_path / "facts.json", rows)
-    [added] = add_edits(ledger, AddEdits(source=source, turn_size=9, on_conflict="skip")).turns
+    [added] = add_edits(
+        ledger, AddEdits(source=source, turn_size=9, evaluate=False, on_conflict="skip")
+    ).turns
     assert added.skipped == [(2, "turn 1 (row 1) has it as 'Rome' (--on-conflict skip)")]
     assert [edit["row"] for edit in show(ledger, 1).edits] == [0, 1, 3]
 
@@ -209,7 +219,7 @@ def test_resume_does_not_take_back_what_was_overridden_since(
     ledger: Ledger, first: str, second: str
 ) -> None:
     add(ledger, second)
-    run = add_edits(ledger, AddEdits(source=first, resume=True))
+    run = add_edits(ledger, AddEdits(source=first, evaluate=False, resume=True))
     assert (list(run.turns), run.counts.known) == ([], 4)
     assert holds(ledger) == [(3, "Tokyo")]
 
@@ -227,8 +237,9 @@ def test_once_the_newer_turn_is_rolled_back_the_older_answer_holds_again(
     assert run.counts.unrecorded == [(0, "duplicate of an edit in force (turn 1)")]
 
 
-@pytest.mark.parametrize("policy", ["override", "skip"])
-@pytest.mark.parametrize("size", [1, 3, 50])
+@pytest.mark.parametrize(
+    ("policy", "size"), [("skip", 1), ("override", 3), ("skip", 3), ("override", 50)]
+)
 @pytest.mark.usefixtures("first")
 def test_a_dry_run_tells_the_turns_and_conflicts_that_then_happen(
     ledger: Ledger, tmp_path: Path, policy: str, size: int
@@ -280,7 +291,7 @@ def test_what_another_branch_has_otherwise_is_noted_and_what_both_share_is_not(
 def test_a_turn_asks_the_database_as_often_however_many_came_before(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    rows = [fact(number, subject=None, prompt=f"It is {number}, is") for number in range(24)]
+    rows = [fact(number, subject=None, prompt=f"It is {number}, is") for number in range(14)]
     run = add_edits(
         ledger, AddEdits(source=write_facts(tmp_path / "facts.json", rows), turn_size=2)
     )
@@ -295,7 +306,7 @@ def test_a_turn_asks_the_database_as_often_however_many_came_before(
     for _ in run.turns:
         counts.append(statements)
         statements = 0
-    assert len(counts) == 12
+    assert len(counts) == 7
     # Before the first there is nothing to score again, after the last no row to look up.
     assert len(set(counts[1:-1])) == 1, counts
 

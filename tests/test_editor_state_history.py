@@ -1,5 +1,6 @@
 """The editor state follows the history: after going back, as if the later turns had never been."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ledger.orm import KeyframeRow
 from ledger.reporting import log, show
 from ledger.rolling_back import rollback_to, rollback_turn
 from ledger.verifying import verify
-from ledger.workspace import Ledger
+from ledger.workspace import Ledger, open_ledger
 from patches.dtypes import tensor_bytes
 from patches.editors import EDITORS, Facts
 from patches.live import LiveModel
@@ -28,7 +29,7 @@ METHODS = ("ultraedit", "wise")
 SETTINGS = {"ultraedit": {}, "wise": {name: str(value) for name, value in QUICK.items()}}
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(scope="module", params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -38,6 +39,35 @@ def method(request: pytest.FixtureRequest) -> str:
 def ledger(tmp_path: Path, tiny_llama: Path) -> Iterator[Ledger]:
     with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
         yield ledger
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, method: str) -> Path:
+    """Folder of a ledger with turns 1 to 4. Read only."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with new_ledger(folder / "ledger", tiny_llama) as made:
+        edit(made, folder, method, 0, turns=4)
+    return folder / "ledger"
+
+
+@pytest.fixture
+def four(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
+    """A copy of it."""
+    shutil.copytree(recorded, tmp_path / "ledger")
+    with open_ledger(tmp_path / "ledger") as copied:
+        yield copied
+
+
+@pytest.fixture(scope="module")
+def straight(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, method: str
+) -> Iterator[Ledger]:
+    """Turns 1 and 2, and then 3 of the facts from number 20 on, without a way round. Read only."""
+    folder = tmp_path_factory.mktemp("straight")
+    with new_ledger(folder / "ledger", tiny_llama) as made:
+        edit(made, folder, method, 0, turns=2)
+        edit(made, folder, method, 20)
+        yield made
 
 
 def probed(count: int, start: int) -> list[Fact]:
@@ -84,45 +114,33 @@ def states_used(ledger: Ledger, steps: Sequence[Step]) -> list[dict[str, Tensor]
     return [dict(read_state(ledger.store.path(step.editor_state_digest or ""))) for step in steps]
 
 
-@pytest.fixture
-def straight(tmp_path: Path, tiny_llama: Path, method: str) -> Iterator[Ledger]:
-    """Turns 1 and 2, and then 3 of the facts from number 20 on, without a way round."""
-    (tmp_path / "straight-facts").mkdir()
-    with new_ledger(tmp_path / "straight", tiny_llama) as ledger:
-        edit(ledger, tmp_path / "straight-facts", method, 0, turns=2)
-        edit(ledger, tmp_path / "straight-facts", method, 20)
-        yield ledger
-
-
 def test_after_going_back_the_next_turn_is_the_one_that_it_would_have_been(
-    ledger: Ledger, straight: Ledger, tmp_path: Path, method: str
+    four: Ledger, straight: Ledger, tmp_path: Path, method: str
 ) -> None:
-    edit(ledger, tmp_path, method, 0, turns=4)
-    rollback_to(ledger, 2)
-    edit(ledger, tmp_path, method, 20)
-    went_back, never_went = line(ledger)[-1], line(straight)[-1]
+    rollback_to(four, 2)
+    edit(four, tmp_path, method, 20)
+    went_back, never_went = line(four)[-1], line(straight)[-1]
     assert went_back.number == 6
-    assert bits(ledger, went_back) == bits(straight, never_went)
+    assert bits(four, went_back) == bits(straight, never_went)
     assert went_back.editor_state_digest == never_went.editor_state_digest
-    assert show(ledger, 6).turn.row.tensors == show(straight, 3).turn.row.tensors
-    assert verify(ledger).problems == []
+    assert show(four, 6).turn.row.tensors == show(straight, 3).turn.row.tensors
+    assert verify(four).problems == []
 
 
 def test_on_a_branch_from_there_it_is_the_same_patch_file(
-    ledger: Ledger, straight: Ledger, tmp_path: Path, method: str
+    four: Ledger, straight: Ledger, tmp_path: Path, method: str
 ) -> None:
-    edit(ledger, tmp_path, method, 0, turns=4)
-    switch(ledger, "earlier", create=True, at=2)
-    edit(ledger, tmp_path, method, 20)
-    branched, never_went = line(ledger), line(straight)
+    switch(four, "earlier", create=True, at=2)
+    edit(four, tmp_path, method, 20)
+    branched, never_went = line(four), line(straight)
     assert [s.patch_digest for s in branched] == [s.patch_digest for s in never_went]
     states = [step.editor_state_digest for step in never_went]
     assert [step.editor_state_digest for step in branched] == states
     # It does matter where one begins.
-    switch(ledger, "main")
-    edit(ledger, tmp_path, method, 20)
-    assert bits(ledger, line(ledger)[-1]) != bits(straight, never_went[-1])
-    assert verify(ledger).problems == []
+    switch(four, "main")
+    edit(four, tmp_path, method, 20)
+    assert bits(four, line(four)[-1]) != bits(straight, never_went[-1])
+    assert verify(four).problems == []
 
 
 def test_after_undoing_one_turn_the_state_is_that_of_the_others_and_the_turn_says_so(
@@ -162,11 +180,11 @@ def test_statistics_that_were_folded_go_on_to_the_same_bits(
 ) -> None:
     (tmp_path / "unfolded-facts").mkdir()
     with new_ledger(tmp_path / "unfolded", tiny_llama) as unfolded:
-        for start in (0, 6, 12):
+        for start in (0, 6):
             edit(unfolded, tmp_path / "unfolded-facts", method, start, turns=3)
         expected = [step.patch_digest for step in line(unfolded)]
     monkeypatch.setattr(keyframes, "_EVERY", 2)
-    for start in (0, 6, 12):
+    for start in (0, 6):
         edit(ledger, tmp_path, method, start, turns=3)
     assert [step.patch_digest for step in line(ledger)] == expected
     with database.reading(ledger.engine) as session:

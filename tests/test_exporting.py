@@ -19,6 +19,7 @@ from ledger.workspace import Ledger
 from patches.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
 from patches.errors import EditLedgerError
 from patches.memory_file import MEMORY_FILE, read_memories
+from tests.hub_scenes import copied
 from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
 from tests.peft_models import FILTER, logits, with_adapter
 from tests.side_memories import add_memories
@@ -28,16 +29,23 @@ pytestmark = pytest.mark.filterwarnings(FILTER)
 MODULES = {"llama": ("*down_proj", "*q_proj"), "gpt2": ("*mlp.c_proj", "*c_attn")}
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    return write_facts(tmp_path / "facts.json", facts(6))
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_facts(tmp_path_factory.mktemp("facts") / "facts.json", facts(6))
 
 
-@pytest.fixture
-def ledger(tmp_path: Path, tiny_llama: Path, source: str) -> Iterator[Ledger]:
-    """Two turns, of three facts each."""
-    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, source: str) -> Path:
+    """The ledger of the next fixture; read only."""
+    with new_ledger(tmp_path_factory.mktemp("made") / "ledger", tiny_llama) as ledger:
         add(ledger, source, evaluate=False)
+    return ledger.folder
+
+
+@pytest.fixture
+def ledger(made: Path, tmp_path: Path) -> Iterator[Ledger]:
+    """Two turns, of three facts each."""
+    with copied(made, tmp_path / "ledger") as ledger:
         yield ledger
 
 

@@ -1,13 +1,13 @@
 """Full-text search: what is recorded can be found by its words, and by nothing but the index."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from ledger import full_text
-from ledger.database import create_schema, drop_schema, reading, writing
+from ledger.database import connect, create_schema, drop_schema, parse_url, reading, writing
 from ledger.edit_values import edit_values, insert_edits
 from ledger.orm import EditRow, TurnRow
 from ledger.recording import RecordedEdit
@@ -27,12 +27,25 @@ EDITS = (
 
 @pytest.fixture
 def engine(database_engine: Engine) -> Engine:
-    """A database with the edits above, inserted in bulk after the one of the sample history."""
-    with writing(database_engine) as session:
-        create_schema(session.connection())
-    sample_history.record(database_engine)
-    insert(database_engine, EDITS)
+    fill(database_engine)
     return database_engine
+
+
+@pytest.fixture(scope="module")
+def filled(shared_url: str) -> Iterator[Engine]:
+    """Read only."""
+    engine = connect(parse_url(shared_url))
+    fill(engine)
+    yield engine
+    engine.dispose()
+
+
+def fill(engine: Engine) -> None:
+    """Record the edits above, inserted in bulk after the one of the sample history."""
+    with writing(engine) as session:
+        create_schema(session.connection())
+    sample_history.record(engine)
+    insert(engine, EDITS)
 
 
 def insert(engine: Engine, edits: Sequence[Edit], first: int = 1) -> None:
@@ -94,13 +107,13 @@ def plan(session: Session, words: str) -> str:
     ],
 )
 def test_words_find_the_edits_that_have_all_of_them_newest_first(
-    engine: Engine, words: str, positions: list[int] | None
+    filled: Engine, words: str, positions: list[int] | None
 ) -> None:
     if positions is None:
         with pytest.raises(SettingError, match="no words to search for"):
-            found(engine, words)
+            found(filled, words)
     else:
-        assert found(engine, words) == positions
+        assert found(filled, words) == positions
 
 
 def test_an_edit_that_was_not_recorded_after_all_is_not_found(engine: Engine) -> None:

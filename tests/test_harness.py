@@ -1,5 +1,6 @@
 """Scores by lm-evaluation-harness: of which model, on what, how they are kept, what goes wrong."""
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from ledger.harness_tasks import _Managers
 from ledger.orm import EvaluationRow, OutcomeRow
 from ledger.reporting import log, status
 from ledger.verifying import verify
-from ledger.workspace import Ledger
+from ledger.workspace import Ledger, open_ledger
 from patches.errors import DatasetError, EditLedgerError, HistoryError, SettingError
 from tests import tiny_models
 from tests.command_line import call, done, on_terminal
@@ -43,12 +44,20 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
-@pytest.fixture
-def ledger(tmp_path: Path, tiny_llama: Path) -> Iterator[Ledger]:
-    """Turn 1 teaches an answer to two of the prompts, turn 2 another to the first of them."""
-    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
+@pytest.fixture(scope="module")
+def twice_taught(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """Folder of a ledger, to be copied."""
+    folder = tmp_path_factory.mktemp("taught") / "ledger"
+    with new_ledger(folder, tiny_llama) as ledger:
         teach(ledger, {FRANCE: "Ro", GUITAR: "play"})
         teach(ledger, {FRANCE: "Dan"}, {FRANCE: "Ro"})
+    return folder
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, twice_taught: Path) -> Iterator[Ledger]:
+    """Turn 1 teaches an answer to two of the prompts, turn 2 another to the first of them."""
+    with open_ledger(shutil.copytree(twice_taught, tmp_path / "ledger")) as ledger:
         yield ledger
 
 
@@ -296,8 +305,15 @@ def test_missing_files_are_named(ledger: Ledger, tmp_path: Path) -> None:
         ask(ledger, "a", "")
 
 
-@pytest.mark.slow
-def test_a_name_that_the_harness_does_not_know_or_whose_task_runs_code_is_refused() -> None:
+def test_a_name_that_the_harness_does_not_know_or_whose_task_runs_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.tasks import manager
+
+    # Two of the harness's own folders: to read all of them takes a quarter of a minute.
+    for name in ("hellaswag", "humaneval"):
+        shutil.copytree(Path(manager.__file__).parent / name, tmp_path / name)
+    monkeypatch.setattr(manager, "__file__", str(tmp_path / "manager.py"))
     managers = _Managers(None)
     assert managers.of("hellaswag").task_index["hellaswag"]
     with pytest.raises(SettingError, match=r"no task 'helaswag'; did you mean .*hellaswag"):

@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("model") / "plain")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, min_size=8, max_size=18))
 def test_every_state_of_a_random_history_is_the_sum_of_the_surviving_patches(
     model: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
@@ -46,6 +46,10 @@ def test_every_state_of_a_random_history_is_the_sum_of_the_surviving_patches(
         patch.setattr(keyframes, "_EVERY", 2)
         patch.setattr(keyframes, "_AT_MOST", 3)
         world = World(ledger, model)
-        for step in (*BEGINNING, *steps):
-            world.do(*step)
+        for step in BEGINNING:
+            world.act(*step)
+        world.check()
+        for step in steps:
+            world.act(*step)
+            world.check()
     shutil.rmtree(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cli
@@ -230,10 +230,12 @@ def test_cards_hold_nothing_that_cannot_be_seen(folder: Path, tmp_path: Path) ->
         assert line == visible(line)
 
 
+@settings(max_examples=40)
 @given(
     st.recursive(
         st.text() | st.integers() | st.none(),
-        lambda one: st.lists(one) | st.dictionaries(st.text(), one),
+        lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(), one, max_size=3),
+        max_leaves=10,
     )
 )
 def test_json_is_the_same_content_in_signs_that_can_be_seen(content: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,37 +17,47 @@ FILES = {
     "README.md": b"---\nlicense: cc-by-4.0\n---\nFacts.\n",
     "data/train.json": json.dumps(FACTS).encode(),
 }
-# Prints what a reader gets, or the error's text.
+# Prints what a reader of every address gets, or the error's text, after its name.
 READ = """
 import sys
 from ledger.datasets import open_dataset, read_rows
 from patches.errors import DatasetError
-try:
-    dataset = open_dataset(sys.argv[1])
-    print(dataset)
-    for row in read_rows(dataset, offset=1):
-        print(row.number, row.edit.prompt, "->", row.edit.target)
-except DatasetError as error:
-    print("DatasetError:", error)
+for source in sys.argv[1:]:
+    print("READ", source)
+    try:
+        dataset = open_dataset(source)
+        print(dataset)
+        for row in read_rows(dataset, offset=1):
+            print(row.number, row.edit.prompt, "->", row.edit.target)
+    except DatasetError as error:
+        print("DatasetError:", error)
 """
+FILE, WHOLE = "hf://datasets/team/facts@main/data/train.json", "hf://datasets/team/facts"
+ABSENT = (
+    "hf://datasets/team/absent/data/train.json",
+    "hf://datasets/team/facts/data/absent.json",
+    "hf://datasets/team/facts?split=absent",
+)
+
+
+def read_in_new_process(endpoint: str, home: Path, *sources: str) -> dict[str, str]:
+    """What READ prints of each. The client takes its settings when it is imported, hence the
+    process."""
+    done = run_against(endpoint, home, ["-c", READ, *sources])
+    assert done.returncode == 0, done.stderr
+    parts = [part.partition("\n") for part in done.stdout.split("READ ")[1:]]
+    return {source: printed for source, _, printed in parts}
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is printed of every address; read only."""
     with serve("datasets", "team/facts", FILES, {"license": "cc-by-4.0"}) as address:
-        yield address
+        return read_in_new_process(address, tmp_path_factory.mktemp("home"), FILE, WHOLE, *ABSENT)
 
 
-def read_in_new_process(source: str, endpoint: str, home: Path) -> str:
-    """What READ prints. The client takes its settings when it is imported, hence the process."""
-    done = run_against(endpoint, home, ["-c", READ, source])
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_file_on_the_hub_is_read_at_a_pinned_commit(endpoint: str, tmp_path: Path) -> None:
-    source = "hf://datasets/team/facts@main/data/train.json"
-    described, *rows = read_in_new_process(source, endpoint, tmp_path).splitlines()
+def test_a_file_on_the_hub_is_read_at_a_pinned_commit(printed: dict[str, str]) -> None:
+    described, *rows = printed[FILE].splitlines()
     digest = sha256(FILES["data/train.json"]).hexdigest()
     assert f"uri='hf://datasets/team/facts@{COMMIT}/data/train.json'" in described
     assert f"revision='{COMMIT}', sha256='{digest}', format='json'" in described
@@ -59,10 +68,8 @@ def test_a_file_on_the_hub_is_read_at_a_pinned_commit(endpoint: str, tmp_path: P
     ]
 
 
-def test_a_whole_repository_is_streamed_at_a_pinned_commit(endpoint: str, tmp_path: Path) -> None:
-    described, *rows = read_in_new_process(
-        "hf://datasets/team/facts", endpoint, tmp_path
-    ).splitlines()
+def test_a_whole_repository_is_streamed_at_a_pinned_commit(printed: dict[str, str]) -> None:
+    described, *rows = printed[WHOLE].splitlines()
     assert f"uri='hf://datasets/team/facts@{COMMIT}?split=train'" in described
     assert "format='hub', layout='canonical'" in described
     assert rows == [
@@ -71,28 +78,21 @@ def test_a_whole_repository_is_streamed_at_a_pinned_commit(endpoint: str, tmp_pa
     ]
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "hf://datasets/team/absent/data/train.json",
-        "hf://datasets/team/facts/data/absent.json",
-        "hf://datasets/team/facts?split=absent",
-    ],
-)
+@pytest.mark.parametrize("source", ABSENT)
 def test_what_the_hub_does_not_have_is_an_error_that_names_it(
-    endpoint: str, tmp_path: Path, source: str
+    printed: dict[str, str], source: str
 ) -> None:
-    printed = read_in_new_process(source, endpoint, tmp_path)
-    assert printed.startswith("DatasetError: hf://datasets/team/")
-    assert "absent" in printed
-    assert "could not be read from the Hub" in printed
+    assert printed[source].startswith("DatasetError: hf://datasets/team/")
+    assert "absent" in printed[source]
+    assert "could not be read from the Hub" in printed[source]
 
 
 def test_a_hub_out_of_reach_is_an_error_that_says_so(tmp_path: Path) -> None:
     # Port 9 (discard) has no listener.
-    printed = read_in_new_process("hf://datasets/team/facts/a.json", "http://127.0.0.1:9", tmp_path)
-    assert printed.startswith("DatasetError: hf://datasets/team/facts/a.json could not be read")
-    assert "the network" in printed
+    source = "hf://datasets/team/facts/a.json"
+    said = read_in_new_process("http://127.0.0.1:9", tmp_path, source)[source]
+    assert said.startswith(f"DatasetError: {source} could not be read")
+    assert "the network" in said
 
 
 def test_a_repository_without_the_datasets_library_says_what_to_install(

@@ -12,6 +12,7 @@ from ledger.sharing.pulling import clone, pull
 from ledger.workspace import Ledger
 from patches.errors import HubError
 from tests.command_line import call, done
+from tests.faults import Command
 from tests.hub_scenes import (
     FETCHED,
     REPO,
@@ -24,10 +25,9 @@ from tests.hub_scenes import (
     no_waiting,
     published,
 )
-from tests.loopback_hub import TOKEN, Hub, run_against
+from tests.loopback_hub import TOKEN, Hub
 from tests.test_push import push
 
-LEDGER = ["-c", "import sys; from cli.main import main; main(sys.argv[1:])"]
 # What to do, as the message says it.
 ADVICE = {
     401: "log in with: hf auth login",
@@ -93,10 +93,13 @@ def check(error: pytest.ExceptionInfo[HubError], status: int) -> None:
     assert TOKEN not in text
 
 
-def refusals(step: str) -> list[int]:
-    """Where a repository is looked for, 404 is an answer, and so is 409 where it is made."""
+def refusals(step: str, form: str = "patch") -> list[int]:
+    """Where a repository is looked for, 404 is an answer, and so is 409 where it is made.
+
+    Of a model only some: it passes where a patch does.
+    """
     meant = {"looking": 404, "creating": 409}.get(step)
-    return [status for status in ADVICE if status != meant]
+    return [status for status in ADVICE if status != meant][:: 4 if form == "model" else 1]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,7 +108,7 @@ def test_a_refused_push_leaves_nothing_and_the_next_one_is_whole(
     hub: Hub, ledger: Ledger, step: str, form: str
 ) -> None:
     before, wait = kept(ledger), {"Retry-After": "7"}
-    for status in refusals(step):
+    for status in refusals(step, form):
         fault = failing(hub, *PUSHING[step], status=status, headers=wait)
         with fault, pytest.raises(HubError) as error:
             push(ledger, REPO, form)
@@ -121,7 +124,7 @@ def test_a_tag_that_is_refused_is_said_to_be_missing_and_made_by_the_next_push(
     hub: Hub, ledger: Ledger, step: str, form: str
 ) -> None:
     before = kept(ledger)
-    for status in ADVICE:
+    for status in refusals(step, form):
         fault = failing(hub, *TAGGING[step], status=status, headers={"Retry-After": "7"})
         with fault, pytest.raises(HubError, match="on the Hub, but not tagged and recorded yet"):
             push(ledger, REPO, form)
@@ -151,7 +154,13 @@ def test_a_refused_pull_records_nothing_and_the_next_one_brings_all(
 
 
 @pytest.mark.parametrize(
-    ("step", "exists"), [("getting a state", False), *((step, True) for step in PULLING)]
+    ("step", "exists"),
+    [
+        ("looking", True),
+        ("getting the manifest", True),
+        ("getting a patch", True),
+        ("getting a state", False),
+    ],
 )
 def test_a_refused_clone_leaves_no_ledger_behind(
     hub: Hub, ledger: Ledger, tiny_llama: Path, tmp_path: Path, step: str, exists: bool
@@ -279,21 +288,21 @@ def test_a_download_that_always_breaks_off_is_given_up_and_the_next_pull_is_whol
 def test_a_refused_command_says_so_in_one_line(
     hub: Hub, ledger: Ledger, tiny_llama: Path, tmp_path: Path, command: str, step: str, status: int
 ) -> None:
-    words = [command, REPO, "--ledger", str(ledger.folder)]
+    words: tuple[str, ...] = (command, REPO, "--ledger", str(ledger.folder))
     if command == "clone":
         push(ledger, REPO, "patch")
-        words[-1:] = [str(tmp_path / "clone"), "--model", str(tiny_llama)]
+        words = (*words[:-1], str(tmp_path / "clone"), "--model", str(tiny_llama))
     fault = {**PUSHING, **PULLING}[step]
     with failing(hub, *fault, status=status):
-        ended = run_against(hub.endpoint, tmp_path / "home", [*LEDGER, *words], token=TOKEN)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    [line] = ended.stderr.splitlines()
+        ended = Command(words=words, folder=ledger.folder, endpoint=hub.endpoint).run()
+    assert ended.status == 1
+    [line] = ended.said.splitlines()
     assert line.startswith(f"error: {REPO}")
     assert f"the Hub answers {status} (" in line
     assert ADVICE[status] in line
 
 
-@pytest.mark.parametrize("step", [*PUSHING, *TAGGING])
+@pytest.mark.parametrize("step", ["looking", "committing", "tagging"])
 def test_a_push_that_fails_prints_an_error_and_no_json(
     hub: Hub, ledger: Ledger, capsys: pytest.CaptureFixture[str], step: str
 ) -> None:

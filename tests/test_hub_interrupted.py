@@ -1,10 +1,13 @@
 """Pushing and pulling on a full disk, killed, stopped, and at the same time as others."""
 
+import contextlib
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from ledger.sharing.pulling import clone, pull
 from ledger.verifying import verify
 from ledger.workspace import Ledger, open_ledger
 from patches.errors import EditLedgerError, HistoryError, HubError
+from tests.faults import Command
 from tests.hub_scenes import (
     FETCHED,
     REPO,
@@ -25,16 +29,11 @@ from tests.hub_scenes import (
     make_ledgers,
     published,
 )
-from tests.loopback_hub import TOKEN, Hub, run_against
+from tests.loopback_hub import Hub
+from tests.processes import INTERRUPTED, Running
 from tests.test_push import push
 
 FULL = ("No space left on device", "bytes are needed", "disk is full")
-RUN = """
-import os, pathlib, sys
-from cli.main import main
-pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
-main(sys.argv[2:])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -126,28 +125,34 @@ def test_a_disk_that_is_full_anywhere_in_a_pull_leaves_no_turn(
         check_pulled(ledger, other)
 
 
-def interrupted(hub: Hub, tmp_path: Path, words: tuple[str, ...], number: signal.Signals) -> str:
-    """Run a command that the Hub has been told to send this signal; what it says."""
-    note = str(tmp_path / "pid")
-    ended = run_against(
-        hub.endpoint, tmp_path / "home", ["-c", RUN, note, *words], folder=tmp_path, token=TOKEN
-    )
-    assert ended.returncode == (130 if number == signal.SIGINT else -number), ended.stderr
-    return ended.stderr
+def interrupted(
+    hub: Hub, folder: Path, words: tuple[str, ...], number: signal.Signals, *at: Any
+) -> str:
+    """Run a command in `folder` that gets this signal at that request; what it says.
 
-
-def sends(tmp_path: Path, number: signal.Signals) -> Callable[[], None]:
-    return lambda: os.kill(int((tmp_path / "pid").read_text()), number)
+    at: `Hub.before` or `Hub.after`, and its method and path.
+    """
+    watch, method, path = at
+    started: Future[Running] = Future()
+    watch(method, path, lambda: started.result(60).send(number))
+    command = Command(words=words, folder=folder, endpoint=hub.endpoint)
+    running = command.start()
+    started.set_result(running)
+    with contextlib.suppress(EOFError):
+        while True:
+            running.message()
+    said = command.said.read_text()
+    assert running.wait() == (INTERRUPTED if number == signal.SIGINT else -number), said
+    return said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_push_that_is_stopped_while_it_sends_has_pushed_nothing(
-    hub: Hub, ledger: Ledger, tmp_path: Path, number: signal.Signals
+    hub: Hub, ledger: Ledger, number: signal.Signals
 ) -> None:
     before = kept(ledger, ".pushing")
-    hub.before("PUT", "/storage/", sends(tmp_path, number))
     words = ("push", REPO, "--ledger", str(ledger.folder))
-    said = interrupted(hub, tmp_path, words, number)
+    said = interrupted(hub, ledger.folder, words, number, hub.before, "PUT", "/storage/")
     assert "Traceback" not in said
     assert published(hub) == {}
     assert kept(ledger, ".pushing") == before
@@ -157,24 +162,22 @@ def test_a_push_that_is_stopped_while_it_sends_has_pushed_nothing(
 
 
 def test_a_push_that_is_killed_after_its_commit_is_recorded_by_the_next_one(
-    hub: Hub, ledger: Ledger, tmp_path: Path
+    hub: Hub, ledger: Ledger
 ) -> None:
-    hub.after("POST", "/commit/", sends(tmp_path, signal.SIGKILL))
     words = ("push", REPO, "--ledger", str(ledger.folder), "--as", "patch")
-    interrupted(hub, tmp_path, words, signal.SIGKILL)
+    interrupted(hub, ledger.folder, words, signal.SIGKILL, hub.after, "POST", "/commit/")
     done = push(ledger, REPO, "patch")
     assert not done.new
     check_pushed(hub, ledger, done)
 
 
 def test_a_pull_that_is_killed_has_recorded_nothing_and_goes_on(
-    hub: Hub, ledger: Ledger, other: Ledger, tmp_path: Path
+    hub: Hub, ledger: Ledger, other: Ledger
 ) -> None:
     push(ledger, REPO, "patch")
     before = kept(other, *FETCHED)
-    hub.before("GET", "/states/", sends(tmp_path, signal.SIGKILL))
     words = ("pull", REPO, "--ledger", str(other.folder))
-    interrupted(hub, tmp_path, words, signal.SIGKILL)
+    interrupted(hub, other.folder, words, signal.SIGKILL, hub.before, "GET", "/states/")
     assert kept(other, *FETCHED) == before
     assert verify(other).problems == []
     del hub.requests[:]
@@ -188,10 +191,9 @@ def test_a_clone_that_is_killed_says_how_to_go_on(
     hub: Hub, ledger: Ledger, tiny_llama: Path, tmp_path: Path
 ) -> None:
     push(ledger, REPO, "patch")
-    hub.before("GET", "/states/", sends(tmp_path, signal.SIGKILL))
     goal = tmp_path / "clone"
     words = ("clone", REPO, "--ledger", str(goal), "--model", str(tiny_llama))
-    interrupted(hub, tmp_path, words, signal.SIGKILL)
+    interrupted(hub, ledger.folder, words, signal.SIGKILL, hub.before, "GET", "/states/")
     with pytest.raises(HistoryError, match=f"with ledger pull {REPO} --branch main, or"):
         clone(REPO, folder=goal, model=str(tiny_llama))
     with open_ledger(goal) as cloned:

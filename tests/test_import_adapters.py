@@ -15,14 +15,14 @@ from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.adapter import CONFIG_FILE, WEIGHTS_FILE
 from patches.deltas import LowRank
+from tests.command_line import call, done
 from tests.exchanged import DOWN, adapter, ones, refused, weights
 from tests.ledgers import contents, files, new_ledger
-from tests.loopback_hub import COMMIT, run_against, serve
+from tests.loopback_hub import COMMIT, Hub
 from tests.peft_models import FILTER, logits, trained
 from tests.tiny_models import build, load
 
 pytestmark = pytest.mark.filterwarnings(FILTER)
-LEDGER = ["-c", "import sys; from cli.main import main; main(sys.argv[1:])"]
 
 
 @pytest.fixture
@@ -128,39 +128,32 @@ def test_a_source_that_is_nowhere_is_an_error(ledger: Ledger, tmp_path: Path) ->
 
 
 def test_an_adapter_of_the_hub_is_pinned_and_only_two_files_are_fetched(
-    tiny_llama: Path, tmp_path: Path
+    hub: Hub, ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     local = Path(adapter(tmp_path / "adapter", {DOWN: ones()}))
     stored = {path.name: path.read_bytes() for path in local.iterdir()}
     stored |= {"adapter_model.bin": b"not wanted", "README.md": b"not wanted"}
-    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
-        with serve("models", "team/lora", stored) as address:
-            words = ["import", "team/lora@main", "--ledger", str(ledger.folder), "--json"]
-            done = run_against(address, tmp_path / "home", [*LEDGER, *words])
-        assert done.returncode == 0, done.stderr
-        settings = log(ledger)[0].row.hyperparameters
-        assert (settings["source"], settings["commit"]) == ("team/lora@main", COMMIT)
-    fetched = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    hub.create("team/lora", files=stored, oid=COMMIT)
+    done(capsys, "import", "team/lora@main", "--ledger", str(ledger.folder), "--json")
+    settings = log(ledger)[0].row.hyperparameters
+    assert (settings["source"], settings["commit"]) == ("team/lora@main", COMMIT)
+    fetched = {path.name for path in (tmp_path / "hub-cache").rglob("*") if path.is_file()}
     assert {CONFIG_FILE, WEIGHTS_FILE} <= fetched
     assert not fetched & {"adapter_model.bin", "README.md"}
 
 
-def test_a_pickle_of_the_hub_is_not_even_fetched(tiny_llama: Path, tmp_path: Path) -> None:
+def test_a_pickle_of_the_hub_is_not_even_fetched(
+    hub: Hub, ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     local = Path(adapter(tmp_path / "adapter", {DOWN: ones()}))
     stored = {CONFIG_FILE: (local / CONFIG_FILE).read_bytes(), "adapter_model.bin": b"\x80\x02."}
-    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
-        before = contents(ledger)
-        with serve("models", "team/lora", stored) as address:
-            words = ["import", "team/lora", "--ledger", str(ledger.folder)]
-            done = run_against(address, tmp_path / "home", [*LEDGER, *words])
-            absent = run_against(
-                address,
-                tmp_path / "home",
-                [*LEDGER, "import", "team/absent", "--ledger", str(ledger.folder)],
-            )
-        assert done.returncode == 1
-        assert "A .bin is a pickle, which can run code and is never read" in done.stderr
-        assert absent.returncode == 1
-        assert absent.stderr.startswith("error: team/absent: not a folder here, and the Hub")
-        assert contents(ledger) == before
-    assert not list((tmp_path / "home").rglob("adapter_model.bin"))
+    hub.create("team/lora", files=stored)
+    before = contents(ledger)
+    pickled = call(capsys, "import", "team/lora", "--ledger", str(ledger.folder))
+    absent = call(capsys, "import", "team/absent", "--ledger", str(ledger.folder))
+    assert pickled.status == 1
+    assert "A .bin is a pickle, which can run code and is never read" in pickled.err
+    assert absent.status == 1
+    assert absent.err.startswith("error: team/absent: not a folder here, and the Hub")
+    assert contents(ledger) == before
+    assert not list((tmp_path / "hub-cache").rglob("adapter_model.bin"))

@@ -1,5 +1,7 @@
 """Keys, against whole runs of one prompt at a time, and the most similar ones, against numpy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,20 +38,27 @@ def encoded() -> list[Encoded]:
 
 
 @torch.inference_mode()
-def plainly(model: nn.Module, name: str, prompt: str) -> Tensor:
-    """The last input of a module in a whole run of one prompt."""
-    seen: list[Tensor] = []
-    found = editable_modules(model)[name]
-    handle = found.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+def plainly(model: nn.Module, prompt: str) -> dict[str, Tensor]:
+    """The last input of every module in a whole run of one prompt."""
+    seen: dict[str, Tensor] = {}
+
+    def look(name: str, module: nn.Module) -> Any:
+        return module.register_forward_pre_hook(
+            lambda _module, inputs: seen.update({name: inputs[0]})
+        )
+
+    handles = [look(name, module) for name, module in editable_modules(model).items()]
     model(input_ids=torch.tensor([tokenizer()(prompt)["input_ids"]]))
-    handle.remove()
-    return seen[0].reshape(-1, seen[0].shape[-1])[-1]
+    for handle in handles:
+        handle.remove()
+    return {name: found.reshape(-1, found.shape[-1])[-1] for name, found in seen.items()}
 
 
 def test_keys_are_the_inputs_at_the_last_token_of_each_prompt_alone(model: nn.Module) -> None:
+    alone = [plainly(model, prompt) for prompt in PROMPTS]
     for name in editable_modules(model):
         found = keys(model, name, encoded(), "cpu")
-        expected = torch.stack([plainly(model, name, prompt) for prompt in PROMPTS])
+        expected = torch.stack([one[name] for one in alone])
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -100,7 +109,7 @@ def test_a_side_memory_below_is_routed_to_and_one_beside_does_not_show(llama: nn
         for threshold, changed in ((ALWAYS, True), (NEVER, False)):
             attach(llama, [memory(llama, threshold=threshold)])
             found = keys(llama, name, encoded(), "cpu")
-            expected = torch.stack([plainly(llama, name, prompt) for prompt in PROMPTS])
+            expected = torch.stack([plainly(llama, prompt)[name] for prompt in PROMPTS])
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
             assert torch.allclose(found, plain, rtol=1e-5, atol=1e-5) != changed
         attach(llama, [memory(llama, tensor=f"{name}.weight")])
@@ -111,9 +120,8 @@ def test_a_side_memory_below_is_routed_to_and_one_beside_does_not_show(llama: nn
 
 
 def test_no_prompts_have_no_keys(model: nn.Module) -> None:
-    for name, linear in editable_modules(model).items():
-        width = plainly(model, name, "It is").numel()
-        assert keys(model, name, [], "cpu").shape == (0, width), linear
+    for name, key in plainly(model, "It is").items():
+        assert keys(model, name, [], "cpu").shape == (0, len(key)), name
 
 
 def test_what_has_no_keys_is_named(llama: nn.Module) -> None:

@@ -23,6 +23,7 @@ from ledger.sharing.staging import Push, staged
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.errors import EditLedgerError, HistoryError, ManifestError
+from tests.hub_scenes import copied
 from tests.ledgers import add, contents, facts, new_ledger, write_facts
 
 Json = dict[str, Any]
@@ -49,9 +50,16 @@ def published(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Pat
     return folder / "out"
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """A ledger without turns; read only."""
+    with new_ledger(tmp_path_factory.mktemp("empty") / "ledger", tiny_llama) as ledger:
+        return ledger.folder
+
+
 @pytest.fixture
-def other(tmp_path: Path, tiny_llama: Path) -> Iterator[Ledger]:
-    with new_ledger(tmp_path / "other", tiny_llama) as ledger:
+def other(empty: Path, tmp_path: Path) -> Iterator[Ledger]:
+    with copied(empty, tmp_path / "other") as ledger:
         yield ledger
 
 
@@ -106,7 +114,7 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
         parse_manifest(data, "here")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_an_odd_value_anywhere_is_refused_or_read_but_never_a_crash(
     published: Path, data: st.DataObject
@@ -126,14 +134,14 @@ def test_an_odd_value_anywhere_is_refused_or_read_but_never_a_crash(
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_what_is_pulled_can_be_shown_and_verified(
     published: Path,
-    tiny_llama: Path,
+    empty: Path,
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
     data: st.DataObject,
@@ -149,7 +157,7 @@ def test_what_is_pulled_can_be_shown_and_verified(
     except (ValueError, TypeError, KeyError, AttributeError):
         return
     (folder / "history" / MANIFEST).write_text(text)
-    with new_ledger(folder / "ledger", tiny_llama) as ledger:
+    with copied(empty, folder / "ledger") as ledger:
         before = contents(ledger)
         try:
             pull(ledger, str(folder / "history"), branch="main")

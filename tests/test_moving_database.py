@@ -57,9 +57,15 @@ def folder(kept: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def target(database_url: str, tmp_path: Path) -> str:
+def beside(tmp_path: Path) -> str:
+    """URL of a SQLite database that is not there yet."""
+    return f"sqlite:///{tmp_path / 'copy.db'}"
+
+
+@pytest.fixture
+def target(database_url: str, beside: str) -> str:
     """URL of an empty database of either kind."""
-    return database_url if "postgresql" in database_url else f"sqlite:///{tmp_path / 'copy.db'}"
+    return database_url if "postgresql" in database_url else beside
 
 
 def move(folder: Path, url: str, *, switch: bool = True) -> CopiedDatabase:
@@ -137,13 +143,13 @@ def test_a_copy_beside_the_database_changes_nothing_until_it_is_switched_to(
 
 
 def test_a_copy_that_the_ledger_has_left_behind_is_not_switched_to(
-    folder: Path, target: str
+    folder: Path, beside: str
 ) -> None:
-    move(folder, target, switch=False)
+    move(folder, beside, switch=False)
     with open_ledger(folder) as ledger:
         create_tag(ledger, "later")
     with pytest.raises(DatabaseError, match=r"rows of table|other values in table"):
-        move(folder, target)
+        move(folder, beside)
     assert Config.read(folder).database == "sqlite:///ledger.db"
 
 
@@ -166,7 +172,7 @@ def test_a_copy_that_is_killed_leaves_an_empty_database_and_can_be_made_again(
 
 
 def test_a_copy_that_is_stopped_before_the_switch_is_switched_to_by_the_same_command(
-    folder: Path, target: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, beside: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rows(folder)
 
@@ -176,16 +182,16 @@ def test_a_copy_that_is_stopped_before_the_switch_is_switched_to_by_the_same_com
     with monkeypatch.context() as patch:
         patch.setattr(Config, "write", stop)
         with pytest.raises(KeyboardInterrupt):
-            move(folder, target)
+            move(folder, beside)
     assert Config.read(folder).database == "sqlite:///ledger.db"
-    assert not is_empty(target)
-    move(folder, target)
-    assert Config.read(folder).database == stored_url(target)
+    assert not is_empty(beside)
+    move(folder, beside)
+    assert Config.read(folder).database == stored_url(beside)
     assert rows(folder) == before
 
 
 def test_who_waits_to_write_while_the_ledger_moves_writes_nothing_to_the_old_database(
-    folder: Path, target: str
+    folder: Path, beside: str
 ) -> None:
     old = (folder / "ledger.db").read_bytes()
     errors: list[EditLedgerError] = []
@@ -208,7 +214,7 @@ def test_who_waits_to_write_while_the_ledger_moves_writes_nothing_to_the_old_dat
             assert opened.wait(60)
 
     with open_ledger(folder) as ledger:
-        copy_database(ledger, target, progress=progress)
+        copy_database(ledger, beside, progress=progress)
     writer.join(60)
     [error] = errors
     assert "has moved to" in str(error)

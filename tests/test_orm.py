@@ -1,12 +1,12 @@
 """What the database itself refuses, and what it gives back unchanged, on SQLite and PostgreSQL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import Engine, select
 
-from ledger.database import create_schema, reading, writing
+from ledger.database import connect, create_schema, parse_url, reading, writing
 from ledger.orm import (
     BaseRow,
     BlobRow,
@@ -28,11 +28,25 @@ NO_SUCH_ROW = 1_000_000
 
 @pytest.fixture
 def engine(database_engine: Engine) -> Engine:
-    """A database with a small valid history: turn 1 edits a fact, turn 2 undoes it."""
-    with writing(database_engine) as session:
-        create_schema(session.connection())
-    sample_history.record(database_engine)
+    """A database of its own with the sample history."""
+    fill(database_engine)
     return database_engine
+
+
+@pytest.fixture(scope="module")
+def shared(shared_url: str) -> Iterator[Engine]:
+    """One for all tests in which it refuses what is written."""
+    engine = connect(parse_url(shared_url))
+    fill(engine)
+    yield engine
+    engine.dispose()
+
+
+def fill(engine: Engine) -> None:
+    """Write a small valid history: turn 1 edits a fact, turn 2 undoes it."""
+    with writing(engine) as session:
+        create_schema(session.connection())
+    sample_history.record(engine)
 
 
 def first(engine: Engine, table: type[sample_history.Row]) -> sample_history.Row:
@@ -68,9 +82,9 @@ def test_a_valid_third_turn_is_accepted_so_that_the_refusals_below_mean_somethin
         assert session.scalars(select(TurnRow.number)).all() == [1, 2, 3]
 
 
-def test_two_turns_of_one_number_on_a_branch_are_refused(engine: Engine) -> None:
-    turn = turn_like(engine, number=2, parent_id=1)
-    refused(engine, turn, r"uq_turns_origin_branch_number|turns\.branch, turns\.number")
+def test_two_turns_of_one_number_on_a_branch_are_refused(shared: Engine) -> None:
+    turn = turn_like(shared, number=2, parent_id=1)
+    refused(shared, turn, r"uq_turns_origin_branch_number|turns\.branch, turns\.number")
 
 
 def test_the_same_number_on_another_branch_is_accepted(engine: Engine) -> None:
@@ -100,9 +114,9 @@ def test_the_same_number_on_another_branch_is_accepted(engine: Engine) -> None:
     ],
 )
 def test_a_turn_that_makes_no_sense_is_refused(
-    engine: Engine, changes: dict[str, object], constraint: str
+    shared: Engine, changes: dict[str, object], constraint: str
 ) -> None:
-    refused(engine, turn_like(engine, **changes), constraint)
+    refused(shared, turn_like(shared, **changes), constraint)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +130,9 @@ def test_a_turn_that_makes_no_sense_is_refused(
     ids=["of a later turn", "of itself", "by no turn", "twice"],
 )
 def test_an_undo_that_makes_no_sense_is_refused(
-    engine: Engine, undo: Callable[[], UndoRow], constraint: str
+    shared: Engine, undo: Callable[[], UndoRow], constraint: str
 ) -> None:
-    refused(engine, undo(), constraint)
+    refused(shared, undo(), constraint)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +146,9 @@ def test_an_undo_that_makes_no_sense_is_refused(
     ids=["tag of nothing", "unknown kind", "name of a branch", "tag of no turn"],
 )
 def test_a_ref_that_makes_no_sense_is_refused(
-    engine: Engine, ref: Callable[[], RefRow], constraint: str
+    shared: Engine, ref: Callable[[], RefRow], constraint: str
 ) -> None:
-    refused(engine, ref(), constraint)
+    refused(shared, ref(), constraint)
 
 
 def test_a_branch_without_a_turn_is_accepted_since_new_ledgers_have_one(engine: Engine) -> None:
@@ -155,17 +169,17 @@ def test_a_branch_without_a_turn_is_accepted_since_new_ledgers_have_one(engine: 
     ids=["orphan", "empty target", "before the first", "two at one position"],
 )
 def test_an_edit_that_makes_no_sense_is_refused(
-    engine: Engine, changes: dict[str, object], constraint: str
+    shared: Engine, changes: dict[str, object], constraint: str
 ) -> None:
-    edit = like(first(engine, EditRow), **{"position": 1, **changes})
-    refused(engine, edit, constraint)
+    edit = like(first(shared, EditRow), **{"position": 1, **changes})
+    refused(shared, edit, constraint)
 
 
 @pytest.mark.parametrize(
     ("number", "constraint"), [(1, r"pk_bases|bases\.id"), (2, "ck_bases_one")]
 )
-def test_a_second_base_model_is_refused(engine: Engine, number: int, constraint: str) -> None:
-    refused(engine, like(first(engine, BaseRow), id=number), constraint)
+def test_a_second_base_model_is_refused(shared: Engine, number: int, constraint: str) -> None:
+    refused(shared, like(first(shared, BaseRow), id=number), constraint)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +191,9 @@ def test_a_second_base_model_is_refused(engine: Engine, number: int, constraint:
     ],
 )
 def test_a_blob_that_makes_no_sense_is_refused(
-    engine: Engine, changes: dict[str, object], constraint: str
+    shared: Engine, changes: dict[str, object], constraint: str
 ) -> None:
-    refused(engine, like(first(engine, BlobRow), **{"digest": "7" * 64, **changes}), constraint)
+    refused(shared, like(first(shared, BlobRow), **{"digest": "7" * 64, **changes}), constraint)
 
 
 @pytest.mark.parametrize(
@@ -193,26 +207,26 @@ def test_a_blob_that_makes_no_sense_is_refused(
     ],
 )
 def test_an_evaluation_that_makes_no_sense_is_refused(
-    engine: Engine, changes: dict[str, object], constraint: str
+    shared: Engine, changes: dict[str, object], constraint: str
 ) -> None:
-    row = like(first(engine, EvaluationRow), **{"hash": "8" * 64, **changes})
-    refused(engine, row, constraint)
+    row = like(first(shared, EvaluationRow), **{"hash": "8" * 64, **changes})
+    refused(shared, row, constraint)
 
 
-def test_an_outcome_of_no_edit_is_refused(engine: Engine) -> None:
-    row = like(first(engine, OutcomeRow), edit_id=NO_SUCH_ROW)
-    refused(engine, row, "fk_outcomes_edit_id_edits|FOREIGN KEY")
+def test_an_outcome_of_no_edit_is_refused(shared: Engine) -> None:
+    row = like(first(shared, OutcomeRow), edit_id=NO_SUCH_ROW)
+    refused(shared, row, "fk_outcomes_edit_id_edits|FOREIGN KEY")
 
 
-def test_one_dataset_recorded_twice_is_refused(engine: Engine) -> None:
-    row = like(first(engine, DatasetRow))
-    refused(engine, row, r"uq_datasets_identity|datasets\.identity")
+def test_one_dataset_recorded_twice_is_refused(shared: Engine) -> None:
+    row = like(first(shared, DatasetRow))
+    refused(shared, row, r"uq_datasets_identity|datasets\.identity")
 
 
-def test_a_turn_that_others_refer_to_cannot_be_deleted(engine: Engine) -> None:
+def test_a_turn_that_others_refer_to_cannot_be_deleted(shared: Engine) -> None:
     with (
         pytest.raises(DatabaseError, match=r"(?i)foreign key"),
-        writing(engine) as session,
+        writing(shared) as session,
     ):
         session.delete(session.get_one(TurnRow, 1))
 

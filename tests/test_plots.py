@@ -56,9 +56,9 @@ USUAL = [
 ]
 LAID_OUT = [
     *((*case, 3.5) for case in CASES),
-    *((*case, 5.0) for case in USUAL),
     *((*case, 8.0) for case in USUAL),
     ("timeline", "far", 5.0),
+    ("retention", "ten", 5.0),
 ]
 
 
@@ -80,7 +80,7 @@ def laid_out(kind: str, content: Any, *, width: float = 8.0) -> Figure:
         figure = Figure(figsize=(width, chart.height(content, width)), layout="constrained")
         FigureCanvasAgg(figure)
         chart.draw(figure, content, LIGHT)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure
 
 

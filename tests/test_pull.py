@@ -20,6 +20,7 @@ from ledger.sharing.pulling import Pulled, clone, pull
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.errors import EditLedgerError, HistoryError, HubError, ManifestError
+from tests.hub_scenes import copied
 from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
 from tests.loopback_hub import Hub
 from tests.test_push import push
@@ -33,20 +34,29 @@ def source(tmp_path: Path) -> str:
     return write_facts(tmp_path / "facts.json", facts(12))
 
 
-@pytest.fixture
-def publisher(tmp_path: Path, tiny_llama: Path, source: str) -> Iterator[Ledger]:
-    """Two turns of three edits, the first rolled back."""
-    with new_ledger(tmp_path / "publisher", tiny_llama) as ledger:
-        add(ledger, source, limit=6)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """The ledgers of the next two fixtures; read only."""
+    folder = tmp_path_factory.mktemp("made")
+    with new_ledger(folder / "publisher", tiny_llama) as ledger:
+        add(ledger, write_facts(folder / "facts.json", facts(12)), limit=6)
         rollback_turn(ledger, 1)
+    shutil.copytree(tiny_llama, folder / "copy")
+    new_ledger(folder / "other", folder / "copy").close()
+    return folder
+
+
+@pytest.fixture
+def publisher(made: Path, tmp_path: Path) -> Iterator[Ledger]:
+    """Two turns of three edits, the first rolled back."""
+    with copied(made / "publisher", tmp_path / "publisher") as ledger:
         yield ledger
 
 
 @pytest.fixture
-def other(tmp_path: Path, tiny_llama: Path) -> Iterator[Ledger]:
+def other(made: Path, tmp_path: Path) -> Iterator[Ledger]:
     """Another ledger, of a copy of the base elsewhere."""
-    shutil.copytree(tiny_llama, tmp_path / "copy")
-    with new_ledger(tmp_path / "other", tmp_path / "copy") as ledger:
+    with copied(made / "other", tmp_path / "other") as ledger:
         yield ledger
 
 
@@ -120,7 +130,7 @@ def test_pulling_again_brings_what_is_new_and_facts_that_were_kept_back(
     before = contents(other)
     assert pull(other, EDITS).turns == []
     assert contents(other) == before
-    add(publisher, source, offset=6, limit=3)
+    add(publisher, source, offset=6, limit=3, evaluate=False)
     publish(publisher, include_edits=True)
     done = pull(other, EDITS)
     assert (done.turns, done.edits, done.completed, done.withheld) == ([4], 3, 6, 0)
@@ -136,12 +146,12 @@ def test_a_branch_that_went_on_is_left_where_it_is(
     publish(publisher)
     pull(other, EDITS)
     on(other, EDITS)
-    add(other, source, offset=6, limit=3)
+    add(other, source, offset=6, limit=3, evaluate=False)
     rollback_turn(other, 2)
     assert pull(other, EDITS).turns == []
     assert log(other)[-1].number == 5
     assert verify(other).problems == []
-    add(publisher, source, offset=9, limit=3)
+    add(publisher, source, offset=9, limit=3, evaluate=False)
     publish(publisher)
     before = contents(other)
     with pytest.raises(HistoryError, match="has turns that are not published there, from turn 4"):
@@ -159,13 +169,13 @@ def test_a_clone_goes_on_and_the_publisher_pulls_it_back(
     cloned, done = clone(EDITS, folder=tmp_path / "clone", model=str(tiny_llama))
     with cloned:
         assert (done.branch, done.turn) == ("main", 3)
-        add(cloned, source, offset=6, limit=3)
+        add(cloned, source, offset=6, limit=3, evaluate=False)
         publish(cloned)
         assert verify(cloned).problems == []
         back = pull(publisher, EDITS, branch="main")
         assert back.turns == [4]
         assert [t.row.hash for t in log(publisher)] == [t.row.hash for t in log(cloned)]
-        add(publisher, source, offset=9, limit=3)
+        add(publisher, source, offset=9, limit=3, evaluate=False)
     assert verify(publisher).problems == []
 
 
@@ -174,7 +184,7 @@ def test_a_clone_finds_the_base_that_was_published_with_it(
 ) -> None:
     hub.create("owner/base", files=_bytes(tiny_llama))
     with new_ledger(tmp_path / "publisher", Path("owner/base@main")) as publisher:
-        add(publisher, source, limit=3)
+        add(publisher, source, limit=3, evaluate=False)
         publish(publisher)
     cloned, _ = clone(EDITS, folder=tmp_path / "clone")
     with cloned:
@@ -230,22 +240,21 @@ def test_a_folder_with_a_history_is_pulled_as_a_repository_is(
         pull(third, str(folder))
 
 
-@pytest.mark.parametrize("name", ["patches", "states", "edits.jsonl", "manifest.json"])
 def test_a_flipped_byte_in_any_file_is_refused_and_named(
-    hub: Hub, publisher: Ledger, other: Ledger, name: str
+    hub: Hub, publisher: Ledger, other: Ledger
 ) -> None:
     publish(publisher, include_edits=True)
-    there = hub.repository(EDITS)
-    [path, *_] = [path for path in there.files() if path.startswith(name)]
-    content = bytearray(there.files()[path])
-    content[len(content) // 2] ^= 1
-    there.commit({path: bytes(content)})
-    before = contents(other)
-    # Which part of the manifest was hit depends on its length.
-    with pytest.raises(ManifestError, match=rf"{path}|altered"):
-        pull(other, EDITS)
-    assert contents(other) == before
-    there.commit({path: hub.repository(EDITS).files("turn-3")[path]})
+    there, before = hub.repository(EDITS), contents(other)
+    for name in ("patches", "states", "edits.jsonl", "manifest.json"):
+        [path, *_] = [path for path in there.files() if path.startswith(name)]
+        content = bytearray(there.files()[path])
+        content[len(content) // 2] ^= 1
+        there.commit({path: bytes(content)})
+        # Which part of the manifest was hit depends on its length.
+        with pytest.raises(ManifestError, match=rf"{path}|altered"):
+            pull(other, EDITS)
+        assert contents(other) == before
+        there.commit({path: there.files("turn-3")[path]})
     assert pull(other, EDITS).turns == [1, 2, 3]
     assert not (other.folder / "incoming").exists()
 
@@ -289,39 +298,39 @@ def _base(manifest: dict[str, Any]) -> None:
     manifest["base"]["tensors"][name][2] = "0" * 64
 
 
-@pytest.mark.parametrize(
-    ("alter", "reason"),
-    [
-        (_message, "content of turn 1 does not give its hash"),
-        (_swapped, "turn 1 does not follow the one before it"),
-        (_dropped, "turn 1 does not follow the one before it"),
-        (_altered({"message": "x"}), "turn 3 does not follow the one before it"),
-        (_altered({"number": True}), "number is a bool"),
-        (_altered({"kind": "magic"}), "unknown kind"),
-        (_altered({"undoes": [7]}), "numbers of earlier turns"),
-        (_altered({"patch": "../evil"}), "no SHA-256"),
-        (_base, "do not give its fingerprint"),
-        (_name("../evil"), "'../evil', which has no place"),
-        (_name("/etc/evil"), "'/etc/evil', which has no place"),
-        (_name("patches/evil.pkl"), "which has no place"),
-        (_name(f"patches/{'0' * 64}.safetensors"), "belongs to no turn"),
-        (lambda m: m.update(version=2), "version 2, this program reads 1"),
-        (lambda m: m.update(head="0" * 64), "another head"),
-        (lambda m: m.update(turns=[]), "holds no turns"),
-    ],
-)
+ALTERED: list[tuple[Alter, str]] = [
+    (_message, "content of turn 1 does not give its hash"),
+    (_swapped, "turn 1 does not follow the one before it"),
+    (_dropped, "turn 1 does not follow the one before it"),
+    (_altered({"message": "x"}), "turn 3 does not follow the one before it"),
+    (_altered({"number": True}), "number is a bool"),
+    (_altered({"kind": "magic"}), "unknown kind"),
+    (_altered({"undoes": [7]}), "numbers of earlier turns"),
+    (_altered({"patch": "../evil"}), "no SHA-256"),
+    (_base, "do not give its fingerprint"),
+    (_name("../evil"), "'../evil', which has no place"),
+    (_name("/etc/evil"), "'/etc/evil', which has no place"),
+    (_name("patches/evil.pkl"), "which has no place"),
+    (_name(f"patches/{'0' * 64}.safetensors"), "belongs to no turn"),
+    (lambda m: m.update(version=2), "version 2, this program reads 1"),
+    (lambda m: m.update(head="0" * 64), "another head"),
+    (lambda m: m.update(turns=[]), "holds no turns"),
+]
+
+
 def test_an_altered_manifest_is_refused_and_says_what_is_wrong(
-    hub: Hub, publisher: Ledger, other: Ledger, alter: Alter, reason: str
+    hub: Hub, publisher: Ledger, other: Ledger
 ) -> None:
     publish(publisher)
-    there = hub.repository(EDITS)
-    manifest = json.loads(there.files()["manifest.json"])
-    alter(manifest)
-    there.commit({"manifest.json": json.dumps(manifest).encode()})
-    before = contents(other)
-    with pytest.raises(ManifestError, match=reason):
-        pull(other, EDITS)
-    assert contents(other) == before
+    there, before = hub.repository(EDITS), contents(other)
+    published = there.files()["manifest.json"]
+    for alter, reason in ALTERED:
+        manifest = json.loads(published)
+        alter(manifest)
+        there.commit({"manifest.json": json.dumps(manifest).encode()})
+        with pytest.raises(ManifestError, match=reason):
+            pull(other, EDITS)
+        assert contents(other) == before
     assert not [r for r in hub.requests if "evil" in r.path]
 
 
@@ -362,25 +371,27 @@ def test_edits_that_were_taken_out_of_a_turn_made_here_are_missed(publisher: Led
 
 
 @pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"origin": "another"}, "what its publisher tells of it"),
-        ({"origin": None}, "where it comes from"),
-        ({"withheld": {}}, "where it comes from"),
-        ({"withheld": {"scores": {"n": 3, "base": {}, "state": {}}}}, "what its publisher tells"),
-    ],
-)
-def test_what_is_told_of_a_pulled_turn_cannot_be_altered(
-    publisher: Ledger, other: Ledger, change: dict[str, Any], reason: str
-) -> None:
+def test_what_is_told_of_a_pulled_turn_cannot_be_altered(publisher: Ledger, other: Ledger) -> None:
     publish(publisher)
     pull(other, EDITS)
-    values = {name: other.base.ledger_id if one is None else one for name, one in change.items()}
-    with database.writing(other.engine) as session:
-        session.execute(update(TurnRow).where(TurnRow.number == 2).values(**values))
-    found = verify(other).problems
-    assert any(problem.subject == "turn 2" and reason in problem.what for problem in found)
+    here = other.base.ledger_id
+    scores = {"n": 3, "base": {}, "state": {}}
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"origin": "another"}, "what its publisher tells of it"),
+        ({"origin": here}, "where it comes from"),
+        ({"withheld": {}}, "where it comes from"),
+        ({"withheld": {"scores": scores}}, "what its publisher tells"),
+    ]
+    for change, reason in changes:
+        with database.writing(other.engine) as session:
+            row = session.scalars(select(TurnRow).where(TurnRow.number == 2)).one()
+            told = {name: getattr(row, name) for name in change}
+            session.execute(update(TurnRow).where(TurnRow.number == 2).values(**change))
+        found = verify(other).problems
+        assert any(one.subject == "turn 2" and reason in one.what for one in found), change
+        with database.writing(other.engine) as session:
+            session.execute(update(TurnRow).where(TurnRow.number == 2).values(**told))
+    assert verify(other).problems == []
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """`ledger replay`: turns edited again from what is recorded, on another state or base model."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ledger.reporting import log, show
 from ledger.rolling_back import rollback_to, rollback_turn
 from ledger.squashing import squash
 from ledger.verifying import verify
-from ledger.workspace import Ledger
+from ledger.workspace import Ledger, open_ledger
 from patches.errors import HistoryError, ModelError, SettingError
 from tests.command_line import call, done
 from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
@@ -25,16 +26,28 @@ from tests.side_memories import add_memories
 from tests.tiny_models import build
 
 
-@pytest.fixture
-def ledger(tmp_path: Path, tiny_llama: Path) -> Iterator[Ledger]:
-    """Turns 1 to 4 of two facts each, from files that are gone; each with a message and a seed."""
-    with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """Turns 1 to 4 of two facts each, from files that are gone; each with a message and a seed.
+    Read only."""
+    folder = tmp_path_factory.mktemp("replay")
+    with new_ledger(folder / "ledger", tiny_llama) as ledger:
         for number in range(4):
             rows = facts(2, start=2 * number)
-            source = Path(write_facts(tmp_path / f"facts-{number}.json", rows))
-            options = AddEdits(source=str(source), seed=number, message=f"facts {number}")
+            source = Path(write_facts(folder / f"facts-{number}.json", rows))
+            options = AddEdits(
+                source=str(source), seed=number, message=f"facts {number}", evaluate=False
+            )
             assert len(list(add_edits(ledger, options).turns)) == 1
             source.unlink()
+    return folder / "ledger"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
+    """A copy of it."""
+    shutil.copytree(recorded, tmp_path / "ledger")
+    with open_ledger(tmp_path / "ledger") as ledger:
         yield ledger
 
 
@@ -47,6 +60,8 @@ def made(ledger: Ledger, source: Ledger | None = None, **options: object) -> lis
 
 
 def started(ledger: Ledger, source: Ledger | None = None, **options: object) -> Replayed:
+    """It makes no scores unless told to."""
+    options = {"evaluate": False, **options}
     return replay(ledger, Replay(**options), source=source)  # type: ignore[arg-type]  # by name
 
 
@@ -66,8 +81,9 @@ def told(ledger: Ledger, turn: str | int) -> dict[str, object]:
 
 
 def test_on_the_same_state_replayed_turns_come_out_bit_by_bit_as_they_were(ledger: Ledger) -> None:
-    added = made(ledger, first=2, last=4, onto=1)
+    added = made(ledger, first=2, last=4, onto=1, evaluate=True)
     assert [one.turn for one in added] == [2, 3, 4]
+    assert all(one.scores for one in added)
     original, again = line(ledger), line(ledger, "replay-2-4")
     assert [step.patch_digest for step in again] == [step.patch_digest for step in original]
     states = [step.editor_state_digest for step in original]
@@ -89,7 +105,7 @@ def test_replayed_without_a_turn_before_they_come_out_as_if_it_had_never_been(
     with new_ledger(tmp_path / "straight", tiny_llama) as straight:
         for number in (0, 2, 3):
             source = write_facts(tmp_path / "facts.json", facts(2, start=2 * number))
-            list(add_edits(straight, AddEdits(source=source, seed=number)).turns)
+            add(straight, source, seed=number, evaluate=False)
         expected = [step.patch_digest for step in line(straight)]
     assert [step.patch_digest for step in line(ledger, "without-2")] == expected
     assert expected[1] != line(ledger)[2].patch_digest
@@ -98,7 +114,7 @@ def test_replayed_without_a_turn_before_they_come_out_as_if_it_had_never_been(
 def test_side_memories_are_trained_again_to_the_same_bits(tmp_path: Path, tiny_llama: Path) -> None:
     with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
         add_memories(ledger, write_facts(tmp_path / "facts.json", facts(4)), turn_size=2)
-        made(ledger, first=1, last=2, onto=0, evaluate=False)
+        made(ledger, first=1, last=2, onto=0)
         again = line(ledger, "replay-1-2")
         assert [step.patch_digest for step in again] == [s.patch_digest for s in line(ledger)]
         assert verify(ledger).problems == []
@@ -107,7 +123,7 @@ def test_side_memories_are_trained_again_to_the_same_bits(tmp_path: Path, tiny_l
 def test_on_top_of_the_branch_only_what_no_longer_holds_is_edited_again(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    add(ledger, write_facts(tmp_path / "newer.json", [fact(2, target="Kyoto")]))
+    add(ledger, write_facts(tmp_path / "newer.json", [fact(2, target="Kyoto")]), evaluate=False)
     run = started(ledger, first=1, last=3)
     [added] = run.turns
     assert (added.turn, added.edits) == (6, 1)
@@ -198,7 +214,7 @@ def test_conflicts_follow_the_policy_and_abort_makes_no_branch(
 ) -> None:
     newer = write_facts(tmp_path / "newer.json", [fact(2, target="Kyoto"), fact(20)])
     switch(ledger, "trial", create=True, at=1)
-    add(ledger, newer)
+    add(ledger, newer, evaluate=False)
     before = contents(ledger)
     with pytest.raises(HistoryError, match=r"turn 2 \(row 0\) as 'Kyoto'"):
         started(ledger, first="main~2", last="main", on_conflict="abort")
@@ -224,7 +240,7 @@ def test_a_range_that_is_none_and_options_that_make_no_sense_are_refused(ledger:
 def test_edits_made_again_hold_though_nothing_of_them_is_new(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    add(ledger, write_facts(tmp_path / "newer.json", [fact(0, target="Kyoto")]))
+    add(ledger, write_facts(tmp_path / "newer.json", [fact(0, target="Kyoto")]), evaluate=False)
     with database.reading(ledger.engine) as session:
         facts_made = facts_of(session, line(ledger))
     losing, *_, last = [fact for fact in facts_made if fact.target != "Kyoto"]

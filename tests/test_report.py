@@ -95,7 +95,8 @@ def test_every_chart_is_there_in_all_forms_with_words_for_it(page: _Parsed) -> N
 def test_a_history_that_was_altered_is_told_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with full_ledgers.build(tmp_path) as ledger:
+    with told_edits.new_ledger(tmp_path) as ledger:
+        told_edits.record(ledger, [told_edits.edit("a", "b")])
         victim = next((ledger.folder / "patches").rglob("*.safetensors"))
         victim.chmod(0o644)
         content = bytearray(victim.read_bytes())

@@ -36,13 +36,21 @@ STATUS = {
 }
 
 
-@pytest.fixture
-def ledger(tmp_path: Path, tiny_llama: Path, database_url: str) -> Iterator[Ledger]:
+def build(folder: Path, model: Path, url: str) -> Ledger:
     """Turns 1 and 2 with 3 and 2 edits and a skipped row each, turn 3 undoes turn 1."""
-    with new_ledger(tmp_path / "ledger", tiny_llama, database_url) as ledger:
-        rows = [*facts(2), fact(9, target=""), *facts(3, start=2), fact(9, target="")]
-        add(ledger, write_facts(tmp_path / "facts.json", rows))
-        rollback_turn(ledger, 1, message="[bold]no[/] ☃")
+    ledger = new_ledger(folder / "ledger", model, url)
+    rows = [*facts(2), fact(9, target=""), *facts(3, start=2), fact(9, target="")]
+    add(ledger, write_facts(folder / "facts.json", rows))
+    rollback_turn(ledger, 1, message="[bold]no[/] ☃")
+    return ledger
+
+
+@pytest.fixture(scope="module")
+def ledger(
+    tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, shared_url: str
+) -> Iterator[Ledger]:
+    """That ledger, for all tests that only read."""
+    with build(tmp_path_factory.mktemp("reported"), tiny_llama, shared_url) as ledger:
         yield ledger
 
 
@@ -117,13 +125,6 @@ def test_show_of_a_turn_that_does_not_exist_is_an_error(ledger: Ledger) -> None:
         show(ledger, 0)
 
 
-def test_edits_without_scores_are_shown_without(ledger: Ledger, tmp_path: Path) -> None:
-    add(ledger, write_facts(tmp_path / "more.json", facts(2, start=10)), evaluate=False)
-    details = told(show(ledger, 4).to_json())
-    assert details["scores"] is None
-    assert [(edit["base"], edit["state"]) for edit in details["edit_list"]] == [(None, None)] * 2
-
-
 def test_status_tells_exactly_these_facts(ledger: Ledger) -> None:
     found = told(status(ledger).to_json())
     assert set(found) == STATUS
@@ -147,11 +148,18 @@ def test_status_tells_exactly_these_facts(ledger: Ledger) -> None:
     assert found["fingerprint"] == ledger.base.fingerprint
 
 
-def test_status_tells_the_newest_scores_over_all_edits_in_force(ledger: Ledger) -> None:
-    scored = evaluate(ledger)
-    found = told(status(ledger).to_json()["scores"])
-    assert set(found) == {"turn", "created_at", "n", "base", "state"}
-    assert (found["turn"], found["n"], found["state"]) == (3, 2, told(scored.state))
+def test_status_tells_the_newest_scores_over_all_edits_in_force_and_turns_may_have_none(
+    tmp_path: Path, tiny_llama: Path, database_url: str
+) -> None:
+    with build(tmp_path, tiny_llama, database_url) as ledger:
+        scored = evaluate(ledger)
+        found = told(status(ledger).to_json()["scores"])
+        assert set(found) == {"turn", "created_at", "n", "base", "state"}
+        assert (found["turn"], found["n"], found["state"]) == (3, 2, told(scored.state))
+        add(ledger, write_facts(tmp_path / "more.json", facts(2, start=10)), evaluate=False)
+        details = told(show(ledger, 4).to_json())
+    assert details["scores"] is None
+    assert [(edit["base"], edit["state"]) for edit in details["edit_list"]] == [(None, None)] * 2
 
 
 def test_an_empty_ledger_has_an_empty_log_and_a_status(tmp_path: Path, tiny_llama: Path) -> None:

@@ -35,6 +35,12 @@ def model(folder: Path) -> nn.Module:
     return load(folder)
 
 
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    yield
+    torch.compiler.reset()
+
+
 def memory(
     model: nn.Module,
     *,
@@ -414,6 +420,7 @@ def test_every_architecture_is_routed_and_left_as_it_was(family: str, tmp_path: 
     assert torch.equal(logits(model, inputs), plain)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_a_compiled_model_is_refused_with_what_to_do(model: nn.Module) -> None:
     compiled = cast(nn.Module, torch.compile(model, backend="eager"))
     with pytest.raises(ModelError, match=r"compiled.*apply the state first and compile then"):
@@ -423,12 +430,14 @@ def test_a_compiled_model_is_refused_with_what_to_do(model: nn.Module) -> None:
         attach(model, [memory(model)])
 
 
-def test_a_model_that_is_compiled_after_routing_still_routes(model: nn.Module) -> None:
-    attach(model, [memory(model)])
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_model_that_is_compiled_after_routing_still_routes(tmp_path: Path) -> None:
+    model = load(build(tmp_path, dtype=torch.float32, num_hidden_layers=1))
+    attach(model, [memory(model, tensor=OTHER)])
     expected = logits(model, padded(*PROMPTS))
     compiled = cast(nn.Module, torch.compile(model, backend="eager"))
     torch.testing.assert_close(logits(compiled, padded(*PROMPTS)), expected)
-    assert decided(model).routes == [0, 0, 0]
+    assert decided(model, OTHER).routes == [0, 0, 0]
 
 
 def test_an_offloaded_matrix_is_refused_and_the_model_left_alone(model: nn.Module) -> None:
@@ -468,9 +477,3 @@ def test_a_mask_that_cannot_tell_padding_is_refused(model: nn.Module) -> None:
     ids = padded(PROMPTS[0])["input_ids"]
     with pytest.raises(ModelError, match="an attention mask of two dimensions"):
         model(input_ids=ids, attention_mask=torch.ones(1, 1, ids.shape[1], ids.shape[1]))
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    yield
-    torch.compiler.reset()

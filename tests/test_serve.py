@@ -21,10 +21,10 @@ from ledger.page.listening import LOOPBACK, address, checked_token, is_loopback,
 from ledger.rolling_back import rollback_turn
 from ledger.workspace import open_ledger
 from patches.errors import SettingError
-from tests.command_line import LEDGER, Outcome, call, process
+from tests.command_line import LEDGER, Outcome, call
 from tests.ledgers import add, facts, files, write_facts
 from tests.ledgers import new_ledger as new_llama_ledger
-from tests.serving import Served, end, serving, start
+from tests.serving import Served, Site, end, serving, serving_here, start
 from tests.told_edits import edit, new_ledger, record
 
 TOKEN = "a-token_of.16~letters"
@@ -51,7 +51,9 @@ def served(folder: Path) -> Iterator[Served]:
 # Start and end
 
 
-def test_it_prints_where_it_is_until_it_is_interrupted(folder: Path) -> None:
+def test_it_prints_where_it_is_with_a_new_token_until_it_is_interrupted(
+    folder: Path, served: Site
+) -> None:
     running = subprocess.Popen(
         [str(LEDGER), "serve", "--ledger", str(folder), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -61,6 +63,10 @@ def test_it_prints_where_it_is_until_it_is_interrupted(folder: Path) -> None:
     try:
         link, stop = running.stdout.readline(), running.stdout.readline()
         build_opener(HTTPCookieProcessor()).open(link.strip(), timeout=60).close()
+        url, _, token = link.strip().partition("?token=")
+        other = Site(url=url, token=token)
+        assert other.token != served.token
+        assert other.ask("/", Authorization=f"Bearer {served.token}").status == 401
     finally:
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
@@ -71,10 +77,8 @@ def test_it_prints_where_it_is_until_it_is_interrupted(folder: Path) -> None:
         urlopen(link.strip(), timeout=60)
 
 
-def test_its_token_is_new_at_each_start_and_kept_nowhere(folder: Path, served: Served) -> None:
-    with serving(folder) as other:
-        assert other.token != served.token
-        assert other.ask("/", Authorization=f"Bearer {served.token}").status == 401
+def test_its_token_is_kept_nowhere(folder: Path, served: Served) -> None:
+    assert served.ask("/").status == 200
     kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert served.token.encode() not in kept
 
@@ -136,10 +140,14 @@ def test_reachable_from_elsewhere_it_warns_and_takes_the_token_of_the_option(fol
 # The token
 
 
-def test_a_token_of_ones_own_comes_from_the_environment(folder: Path) -> None:
-    running = start(folder, LEDGER_SERVE_TOKEN=TOKEN)
+def test_a_token_of_ones_own_comes_from_the_environment_and_the_branch_from_an_option(
+    folder: Path,
+) -> None:
+    """The branch is shown where an address names none."""
+    running = start(folder, "--branch", "side", LEDGER_SERVE_TOKEN=TOKEN)
     assert running.token == TOKEN
-    assert running.ask("/").status == 200
+    assert running.ask("/turns.json").json()["page"]["total"] == 2
+    assert running.ask("/turns.json?branch=main").json()["page"]["total"] == 1
     assert end(running) == (0, "")
 
 
@@ -150,13 +158,18 @@ def test_a_weak_token_is_refused_and_not_repeated(token: str) -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_help_and_errors_do_not_tell_the_token_of_the_environment(folder: Path) -> None:
+def test_help_and_errors_do_not_tell_the_token_of_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     words = ("--ledger", str(folder))
-    for told in (
-        process("serve", "--help", LEDGER_SERVE_TOKEN="secret-secret-secret"),
-        process("serve", *words, "--port", "x", LEDGER_SERVE_TOKEN="secret-secret-secret"),
-        process("serve", *words, LEDGER_SERVE_TOKEN="secret secret secret"),
+    for secret, asked, status in (
+        ("secret-secret-secret", ("--help",), 0),
+        ("secret-secret-secret", (*words, "--port", "x"), 2),
+        ("secret secret secret", words, 2),
     ):
+        monkeypatch.setenv("LEDGER_SERVE_TOKEN", secret)
+        told = call(capsys, "serve", *asked)
+        assert told.status == status
         assert "secret" not in told.out + told.err
 
 
@@ -176,14 +189,11 @@ def test_an_unknown_branch_and_a_missing_base_are_told_before_it_listens(
         outcome: Outcome = call(capsys, "serve", *where, *words)
         assert (outcome.status, outcome.out) == (1, "")
         assert fragment in outcome.err
-    with serving(ledger.folder) as running:
+    # Without the base there is all the rest: the next that is wrong is where it is to listen.
+    outcome = call(capsys, "serve", *where, "--host", "nowhere.invalid")
+    assert (outcome.status, "no such address" in outcome.err) == (2, True)
+    with serving_here(ledger.folder) as running:
         assert running.ask("/").status == 200
-
-
-def test_the_branch_of_the_option_is_shown_where_an_address_names_none(folder: Path) -> None:
-    with serving(folder, "--branch", "side") as running:
-        assert running.ask("/turns.json").json()["page"]["total"] == 2
-        assert running.ask("/turns.json?branch=main").json()["page"]["total"] == 1
 
 
 def test_the_browser_is_opened_at_the_page_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +212,8 @@ def test_the_browser_is_opened_at_the_page_with_the_token(monkeypatch: pytest.Mo
 def test_turns_recorded_meanwhile_appear_and_nobody_is_hindered(
     tmp_path: Path, database_url: str
 ) -> None:
-    with new_ledger(tmp_path, database_url) as ledger, serving(ledger.folder) as running:
+    serve = serving if database_url.startswith("sqlite") else serving_here
+    with new_ledger(tmp_path, database_url) as ledger, serve(ledger.folder) as running:
         for turn in range(1, 4):
             record(ledger, [edit(f"Lima {turn} is in", "Peru")])
             assert running.ask("/turns.json").json()["page"]["total"] == turn
@@ -273,7 +284,7 @@ def test_no_page_changes_anything_in_the_database_or_the_store(
         rollback_turn(ledger, 1)
         create_tag(ledger, "v1")
     before = files(tmp_path / "ledger")
-    with serving(tmp_path / "ledger", "--model", "--device", "cpu") as running:
+    with serving_here(tmp_path / "ledger", model=True, device="cpu") as running:
         for path in paths(tmp_path / "ledger"):
             answer = running.ask(path)
             assert answer.status < 500, (path, answer.text)

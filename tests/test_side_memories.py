@@ -1,5 +1,6 @@
 """Side memories in a ledger: recorded, in a live model, undone, scored and asked for a route."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ledger.reporting import log, show
 from ledger.rolling_back import rollback_to, rollback_turn
 from ledger.routing import route
 from ledger.verifying import verify
-from ledger.workspace import Ledger
+from ledger.workspace import Ledger, open_ledger
 from patches.errors import (
     EditingError,
     EditLedgerError,
@@ -27,14 +28,24 @@ from tests.side_memories import DOWN, add_memories, ledger_with_memories, logits
 from tests.tiny_models import load, tokenizer
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    return write_facts(tmp_path / "facts.json", facts(12))
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_facts(tmp_path_factory.mktemp("source") / "facts.json", facts(12))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, source: str) -> Path:
+    """Folder of a ledger with three memories. Read only."""
+    folder = tmp_path_factory.mktemp("memories") / "ledger"
+    with ledger_with_memories(folder, tiny_llama, source):
+        return folder
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, tiny_llama: Path, source: str) -> Iterator[Ledger]:
-    with ledger_with_memories(tmp_path / "ledger", tiny_llama, source) as ledger:
+def ledger(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
+    """A copy of it."""
+    shutil.copytree(recorded, tmp_path / "ledger")
+    with open_ledger(tmp_path / "ledger") as ledger:
         yield ledger
 
 

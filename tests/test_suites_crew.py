@@ -33,6 +33,14 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
 
 
 @pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterator[Ledger]:
+    folder = tmp_path_factory.mktemp("remembering")
+    source = write_facts(folder / "facts.json", facts(9))
+    with ledger_with_memories(folder / "ledger", tiny_llama, source) as ledger:
+        yield ledger
+
+
+@pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("The capital of France is Paris; he plays the guitar in London. " * 12)
@@ -59,12 +67,10 @@ def test_workers_find_what_one_process_finds(taught: Ledger, text: Path, suite: 
 @pytest.mark.usefixtures("small_jobs")
 @pytest.mark.parametrize("suite", ["teacher-forced", "generation", "general"])
 def test_workers_find_the_same_with_side_memories(
-    tmp_path: Path, tiny_llama: Path, text: Path, suite: str
+    remembering: Ledger, text: Path, suite: str
 ) -> None:
-    source = write_facts(tmp_path / "facts.json", facts(9))
-    with ledger_with_memories(tmp_path / "ledger", tiny_llama, source) as ledger:
-        found = told(ledger, suite, text)
-        assert told(ledger, suite, text, crew=Scattered(ledger)) == found
+    found = told(remembering, suite, text)
+    assert told(remembering, suite, text, crew=Scattered(remembering)) == found
     if suite == "teacher-forced":
         # Nothing of the base goes to a memory; that it could not is not that it was not asked.
         assert found["base"]["routed_edits"] == 0

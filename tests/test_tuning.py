@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,12 @@ def ledger(tmp_path: Path, gpt2: Path) -> Iterator[Ledger]:
 
 def options(source: str, **changes: Any) -> Tune:
     """A search that is the same on every machine: so many trials, and more than enough time."""
-    usual = {"budget": 500.0, "turn_size": 10, "trials": 8, "device": "cpu"}
+    usual = {"budget": 500.0, "turn_size": 6, "trials": 4, "seed": 1, "device": "cpu"}
     return Tune(**{"source": source, **usual, **changes})
+
+
+NEXT_TO_NOTHING = {"budget": 0.01, "trials": 0}
+"""Of a search that tries the default once, and reports."""
 
 
 def held(found: Tuned, name: str) -> dict[str, float]:
@@ -109,30 +114,30 @@ def trial_rows(ledger: Ledger) -> list[TrialRow]:
 def test_settings_are_found_that_are_better_on_rows_that_no_trial_saw(
     ledger: Ledger, source: str
 ) -> None:
-    found = tune(ledger, options(source, trials=64))
+    found = tune(ledger, options(source, trials=12, turn_size=10))
     assert found.found
     assert [(rung.turns, rung.size) for rung, _ in found.rungs] == [(2, 4), (2, 10)]
-    assert [count for _, count in found.rungs] == [66, 24]
+    assert [count for _, count in found.rungs] == [14, 6]
     chosen, default = held(found, "chosen"), held(found, "default")
     assert sum(chosen.values()) > sum(default.values())
     assert chosen["edit_success"] > default["edit_success"]
     published = held(found, "published")
     floor = min(default["stability"], published["stability"]) - 0.02
     assert chosen["stability"] >= floor
-    assert 0 < len(found.frontier) <= 24
+    assert 0 < len(found.frontier) <= 6
     assert found.frontier[0] is found.chosen
 
 
 def test_applied_settings_are_those_of_the_next_turns(ledger: Ledger, source: str) -> None:
     before = contents(ledger)
-    found = tune(ledger, options(source))
+    found = tune(ledger, options(source, trials=2))
     assert not found.applied
     assert settings.chosen(ledger, "ultraedit") is None
     after = contents(ledger)
     assert after.pop("trials") != before.pop("trials")
     assert after.pop("journal")[: len(before["journal"])] == before.pop("journal")
     assert after == before
-    found = tune(ledger, options(source, apply=True))
+    found = tune(ledger, options(source, trials=2, apply=True))
     assert found.applied
     chosen = settings.chosen(ledger, "ultraedit")
     assert chosen is not None
@@ -156,7 +161,7 @@ def test_applied_settings_are_those_of_the_next_turns(ledger: Ledger, source: st
 
 
 def test_trials_that_were_altered_are_found(ledger: Ledger, source: str) -> None:
-    tune(ledger, options(source, trials=0))
+    tune(ledger, options(source, **NEXT_TO_NOTHING))
     with database.writing(ledger.engine) as session:
         row = session.scalars(select(TrialRow)).first()
         assert row is not None
@@ -167,19 +172,19 @@ def test_trials_that_were_altered_are_found(ledger: Ledger, source: str) -> None
 def test_a_search_that_was_stopped_goes_on_where_it_stopped(
     ledger: Ledger, source: str, watch: Watch, tmp_path: Path, gpt2: Path
 ) -> None:
-    stopped = watch(stop_after=5)
+    stopped = watch(stop_after=3)
     with pytest.raises(KeyboardInterrupt):
-        tune(ledger, options(source))
-    assert len(trial_rows(ledger)) == len(stopped.trials) == 5
+        tune(ledger, options(source, trials=2))
+    assert len(trial_rows(ledger)) == len(stopped.trials) == 3
     went_on = watch()
-    found = tune(ledger, options(source))
+    found = tune(ledger, options(source, trials=2))
     assert not {_named(job) for job in stopped.trials} & {_named(job) for job in went_on.trials}
     again = watch()
-    assert tune(ledger, options(source)).values == found.values
+    assert tune(ledger, options(source, trials=2)).values == found.values
     assert again.trials == []
     with new_ledger(tmp_path / "other", gpt2) as other:
         watch()
-        whole = tune(other, options(source))
+        whole = tune(other, options(source, trials=2))
     assert len(trial_rows(ledger)) == len(stopped.trials) + len(went_on.trials)
     assert (whole.values, whole.frontier) == (found.values, _with_seconds(found, whole))
 
@@ -198,8 +203,8 @@ def _with_seconds(found: Tuned, other: Tuned) -> list[Any]:
 
 def test_other_rows_or_another_seed_are_another_study(ledger: Ledger, source: str) -> None:
     studies = {
-        tune(ledger, options(source, trials=0, **changes)).study
-        for changes in ({}, {"seed": 1}, {"offset": 10}, {"prefer": "success"})
+        tune(ledger, options(source, **NEXT_TO_NOTHING, **changes)).study
+        for changes in ({}, {"seed": 2}, {"offset": 10}, {"prefer": "success"})
     }
     assert len(studies) == 3
 
@@ -209,7 +214,7 @@ def test_no_trial_sees_what_is_reported_or_is_in_force(
 ) -> None:
     add(ledger, source, turn_size=12, limit=12, evaluate=False)
     watched = watch()
-    found = tune(ledger, options(source, trials=3))
+    found = tune(ledger, options(source, trials=1))
     assert found.skipped >= 12
     trials = [job for job in watched.trials if job.rows.probes is not None]
     report = [job for job in watched.trials if job.rows.probes is None]
@@ -228,7 +233,7 @@ def _prompts(jobs: Sequence[TrialJob]) -> set[str]:
 
 def test_the_model_is_what_it_was_after_a_trial(ledger: Ledger, source: str, watch: Watch) -> None:
     watched = watch()
-    tune(ledger, options(source, trials=1))
+    tune(ledger, options(source, **NEXT_TO_NOTHING))
     worker = watched._inner._worker
     assert worker is not None
     recorded = {name: digest for name, (_, _, digest) in ledger.base.tensors.items()}
@@ -241,7 +246,7 @@ def test_a_choice_that_the_method_cannot_do_is_a_failed_trial_and_no_more(
     ledger: Ledger, source: str
 ) -> None:
     settings.choose(ledger, "ultraedit", {"step": "published", "learning_rate": 1e300}, {})
-    found = tune(ledger, options(source, trials=2))
+    found = tune(ledger, options(source, trials=0))
     assert found.failed >= 1
     [broken] = [one for one in found.held_out if one.name == "in force"]
     assert broken.failure
@@ -250,8 +255,8 @@ def test_a_choice_that_the_method_cannot_do_is_a_failed_trial_and_no_more(
 
 
 def test_what_counts_stays_where_nothing_better_is_found(ledger: Ledger, source: str) -> None:
-    better = tune(ledger, options(source, trials=30, apply=True))
-    found = tune(ledger, options(source, trials=0, apply=True))
+    better = tune(ledger, options(source, turn_size=10, apply=True))
+    found = tune(ledger, options(source, turn_size=10, trials=0, apply=True))
     assert found.current == "in force"
     assert found.chosen.name == "in force"
     assert found.values == better.values
@@ -263,7 +268,7 @@ def test_a_method_that_cannot_edit_at_all_is_an_error(
 ) -> None:
     monkeypatch.setitem(FIRST_ORDER, "share", 1e300)
     with pytest.raises(EditingError, match="ultraedit cannot edit with its defaults"):
-        tune(ledger, options(source, trials=0))
+        tune(ledger, options(source, **NEXT_TO_NOTHING))
 
 
 def test_a_small_budget_is_kept_roughly_and_the_default_is_scored(
@@ -277,16 +282,17 @@ def test_a_small_budget_is_kept_roughly_and_the_default_is_scored(
 
 
 def test_a_larger_budget_is_used_for_more_trials(ledger: Ledger, source: str) -> None:
-    found = tune(ledger, options(source, budget=16.0, trials=None))
-    assert found.seconds < 32
-    assert found.trials > 12
+    clock = map(float, count())
+    found = tune(ledger, options(source, budget=50.0, trials=None), now=lambda: next(clock))
+    assert found.seconds < 100
+    assert found.trials > 4
 
 
 def test_without_locality_prompts_stability_is_measured_on_sentences(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     rows = [{name: v for name, v in one.items() if name != "locality"} for one in new_facts()]
-    found = tune(ledger, options(write_facts(tmp_path / "plain.json", rows), trials=0))
+    found = tune(ledger, options(write_facts(tmp_path / "plain.json", rows), **NEXT_TO_NOTHING))
     assert "built-in sentences" in found.notes[0]
     assert 0 < held(found, "default")["stability"] <= 1
 
@@ -325,9 +331,9 @@ def test_a_side_memory_is_tuned_too(tmp_path: Path, tiny_llama: Path) -> None:
     with new_ledger(tmp_path / "ledger", tiny_llama) as ledger:
         found = tune(
             ledger,
-            options(source, method="wise", turn_size=4, trials=3, apply=True),
+            options(source, method="wise", turn_size=4, trials=1, apply=True),
         )
-        assert found.rungs[0][1] == 4
+        assert found.rungs[0][1] == 2
         assert {one.name for one in found.held_out} == {"chosen", "default"}
         assert found.values.keys() == {"modules", "alpha", "beta", "gamma", "learning_rate"}
         add(ledger, source, method="wise", turn_size=4, limit=4, evaluate=False)

@@ -37,6 +37,8 @@ COLUMNS = [
     for column in TABLES[name].columns
     if (name, column.name) not in NOT_COVERED
 ]
+# The long run (`tests.tampering`) changes every column on both databases.
+OF_EACH_TYPE = {type(TABLES[name].columns[column].type): (name, column) for name, column in COLUMNS}
 # Turn 1 has edits 1 to 3 and is undone by turn 3; turn 2 has edits 4 and 5, turn 4 has edit 6.
 # Which row to alter where it is not the first, and values that the constraints accept.
 ROW: dict[tuple[str, str], dict[str, object]] = {
@@ -177,8 +179,16 @@ def test_a_ledger_as_it_was_recorded_verifies_and_everything_is_counted(ledger: 
     }
 
 
-@pytest.mark.parametrize(("name", "column"), COLUMNS)
-def test_an_altered_value_in_this_column_is_found(ledger: Ledger, name: str, column: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_an_altered_value_in_any_column_of_this_table_is_found(ledger: Ledger, name: str) -> None:
+    """On PostgreSQL in one column of each type."""
+    is_sqlite = ledger.engine.dialect.name == "sqlite"
+    for table, column in COLUMNS if is_sqlite else OF_EACH_TYPE.values():
+        if table == name:
+            check_altered(ledger, name, column)
+
+
+def check_altered(ledger: Ledger, name: str, column: str) -> None:
     table = TABLES[name]
     row = first_row(ledger, table, **ROW.get((name, column), ROW.get((name, ""), {})))
     values = OTHER.get((name, column)) or {column: altered(row[column])}
@@ -190,7 +200,8 @@ def test_an_altered_value_in_this_column_is_found(ledger: Ledger, name: str, col
     finally:
         was = {changed: row[changed] for changed in values}
         change(ledger, table, key(table, {**row, **values}), was)
-    assert any(subject(name, {**row, **values}) in problem.subject for problem in problems)
+    wanted = subject(name, {**row, **values})
+    assert any(wanted in problem.subject for problem in problems), (name, column)
 
 
 @pytest.mark.parametrize("name", ["edits", "skipped_rows", "undoes", "outcomes"])

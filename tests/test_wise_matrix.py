@@ -55,8 +55,14 @@ def losses_and_gradient(
     return torch.cat(losses), gradient, torch.cat(activations)
 
 
-@pytest.mark.parametrize("place", ["layers.1.mlp", "layers.2.mlp", "layers.1.self_attn"])
-@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.startswith("gpt")])
+@pytest.mark.parametrize(
+    ("family", "place"),
+    [
+        *((family, "layers.1.mlp") for family in FAMILIES if not family.startswith("gpt")),
+        *(("llama", place) for place in ("layers.2.mlp", "layers.1.self_attn")),
+        *(("gemma3", place) for place in ("layers.2.mlp", "layers.1.self_attn")),
+    ],
+)
 def test_sequences_in_one_row_give_what_each_gives_alone(
     family: str, place: str, tmp_path: Path
 ) -> None:
