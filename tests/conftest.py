@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
     from tests.loopback_s3 import S3
 
-# Tests run beside others on small machines; results must not depend on the number of threads.
+# Tests run beside others on small machines, and so do the processes that they start; results must
+# not depend on the number of threads.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 quieten()
 # Of a test that takes long: as many others take as long as it does.
 _LONG = 40
