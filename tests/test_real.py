@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 
-def run(folder: Path, *words: str, threads: int = 2) -> str:
+def run(folder: Path, *words: str, threads: int = 1) -> str:
     """What `ledger WORDS` prints, run in `folder` as a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", "from cli.main import main; main()", *words],
@@ -43,7 +43,7 @@ def run(folder: Path, *words: str, threads: int = 2) -> str:
     return done.stdout
 
 
-def run_json(folder: Path, *words: str, threads: int = 2) -> Any:
+def run_json(folder: Path, *words: str, threads: int = 1) -> Any:
     return json.loads(run(folder, *words, "--json", threads=threads))
 
 
