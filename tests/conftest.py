@@ -11,6 +11,8 @@ import pytest
 import torch
 from huggingface_hub.utils._http import close_session
 from sqlalchemy import Engine
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from ledger import database
 from ledger.models import quieten
@@ -31,6 +33,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 quieten()
 # Of a test that takes long: as many others take as long as it does.
 _LONG = 40
+# How the names of files begin whose tests all use the real model.
+_REAL = "tests/test_real"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,6 +44,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         long = item.get_closest_marker("real") or item.get_closest_marker("slow")
         weights[item.path] += _LONG if long else 1
     items.sort(key=lambda item: -weights[item.path])
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # it ships no types
+    """The tests of one file in one process; those with the real model all in one, since two of them
+    at once take much longer than one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return _REAL if file.startswith(_REAL) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """How tests are shared out where several run at a time."""
+    return _Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +106,14 @@ def shared_url(
 def database_engine(database_url: str) -> Iterator[Engine]:
     """The database at `database_url`, without tables."""
     engine = database.connect(database.parse_url(database_url))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def shared_engine(shared_url: str) -> Iterator[Engine]:
+    """The database at `shared_url`, without tables."""
+    engine = database.connect(database.parse_url(shared_url))
     yield engine
     engine.dispose()
 

@@ -1,7 +1,6 @@
 """What tests of a failing Hub have in common: ledgers to push from and pull into, and what must
 hold whatever went wrong."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from ledger.reporting import log
 from ledger.sharing.publishing import Pushed
 from ledger.verifying import verify
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
 from tests.loopback_hub import Hub
 
@@ -28,12 +27,6 @@ def make_ledgers(folder: Path, model: Path) -> Path:
         add(ledger, source, turn_size=2, evaluate=False)
     new_ledger(folder / "empty", model).close()
     return folder
-
-
-@contextmanager
-def copied(ledger: Path, to: Path) -> Iterator[Ledger]:
-    with open_ledger(shutil.copytree(ledger, to)) as opened:
-        yield opened
 
 
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ledger.editing import Added, AddEdits, add_edits
 from ledger.initialising import init
 from ledger.orm import BlobRow, Table
 from ledger.progress import Progress, silent
-from ledger.workspace import Ledger
+from ledger.workspace import Ledger, open_ledger
 
 Fact = dict[str, object]
 
@@ -55,6 +56,11 @@ def write_facts(path: Path, rows: Sequence[object]) -> str:
 def new_ledger(folder: Path, model: Path, url: str | None = None) -> Ledger:
     """A ledger in `folder` for the model; its database is at `url`, by default in `folder`."""
     return init(str(model), folder=folder, database_url=url).ledger
+
+
+def copied(folder: Path, to: Path) -> Ledger:
+    """A copy of the ledger in `folder`, which has all in it, in the folder `to`."""
+    return open_ledger(shutil.copytree(folder, to))
 
 
 def add(

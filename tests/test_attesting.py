@@ -1,7 +1,6 @@
 """What is remembered of a history proves later that it has only grown, or that it has not."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +18,11 @@ from ledger.rolling_back import rollback_turn
 from ledger.settings import reset
 from ledger.verifying import Verified, verify
 from ledger.verifying_since import remembered
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from patches.errors import SettingError
 from tests import full_ledgers, plain_ledgers
 from tests.command_line import call, done
+from tests.ledgers import copied
 from tests.plain_ledgers import FIRST, change
 from tests.test_signing import keys
 
@@ -39,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ledger(built: Path, tmp_path: Path) -> Iterator[Ledger]:
     """A copy of a ledger with a row in every table."""
-    with open_ledger(shutil.copytree(built, tmp_path / "ledger")) as ledger:
+    with copied(built, tmp_path / "ledger") as ledger:
         yield ledger
 
 

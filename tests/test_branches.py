@@ -1,6 +1,5 @@
 """Branches and tags: made, moved and removed, each with a record, and what they refuse."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from ledger.workspace import Ledger, open_ledger
 from patches.errors import HistoryError, SettingError
 from tests import plain_ledgers
 from tests.command_line import call, done
-from tests.ledgers import contents
+from tests.ledgers import contents, copied
 
 Capture = pytest.CaptureFixture[str]
 
@@ -59,9 +58,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 @pytest.fixture
 def quick(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
     """A copy of it."""
-    shutil.copytree(recorded, tmp_path / "ledger")
-    with open_ledger(tmp_path / "ledger") as copied:
-        yield copied
+    with copied(recorded, tmp_path / "ledger") as opened:
+        yield opened
 
 
 def hashes(ledger: Ledger) -> list[str]:

@@ -1,7 +1,6 @@
 """Two states compared edit by edit: what flips, what is recorded, and whoever does the work."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,12 @@ from ledger.rolling_back import rollback_turn
 from ledger.sharing.pulling import clone
 from ledger.suites import asking
 from ledger.verifying import verify
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from patches.errors import HistoryError, SettingError
 from patches.evaluation import METRICS, PROTOCOL
 from tests.command_line import call, done
 from tests.known_answers import AUTHOR, FRANCE, GUITAR, TOYOTA, teach
-from tests.ledgers import add, contents, facts, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, facts, new_ledger, write_facts
 from tests.scattered_crew import Scattered
 from tests.side_memories import add_memories
 from tests.test_push import push
@@ -52,8 +51,7 @@ def answering_folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path)
 
 @pytest.fixture
 def answering(tmp_path: Path, answering_folder: Path) -> Iterator[Ledger]:
-    shutil.copytree(answering_folder, tmp_path / "answering")
-    with open_ledger(tmp_path / "answering") as ledger:
+    with copied(answering_folder, tmp_path / "answering") as ledger:
         yield ledger
 
 

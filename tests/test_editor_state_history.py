@@ -1,6 +1,5 @@
 """The editor state follows the history: after going back, as if the later turns had never been."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from ledger.orm import KeyframeRow
 from ledger.reporting import log, show
 from ledger.rolling_back import rollback_to, rollback_turn
 from ledger.verifying import verify
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from patches.dtypes import tensor_bytes
 from patches.editors import EDITORS, Facts
 from patches.live import LiveModel
 from patches.patch import PatchFile, read_state
 from patches.tokens import encode
-from tests.ledgers import Fact, facts, new_ledger, write_facts
+from tests.ledgers import Fact, copied, facts, new_ledger, write_facts
 from tests.side_memories import DOWN, QUICK
 from tests.tiny_models import load, tokenizer
 
@@ -53,9 +52,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, method:
 @pytest.fixture
 def four(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
     """A copy of it."""
-    shutil.copytree(recorded, tmp_path / "ledger")
-    with open_ledger(tmp_path / "ledger") as copied:
-        yield copied
+    with copied(recorded, tmp_path / "ledger") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from ledger.workspace import Ledger
 from patches.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter
 from patches.errors import EditLedgerError
 from patches.memory_file import MEMORY_FILE, read_memories
-from tests.hub_scenes import copied
-from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, facts, files, new_ledger, write_facts
 from tests.peft_models import FILTER, logits, with_adapter
 from tests.side_memories import add_memories
 from tests.tiny_models import build, load

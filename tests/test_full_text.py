@@ -1,13 +1,13 @@
 """Full-text search: what is recorded can be found by its words, and by nothing but the index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
 from ledger import full_text
-from ledger.database import connect, create_schema, drop_schema, parse_url, reading, writing
+from ledger.database import create_schema, drop_schema, reading, writing
 from ledger.edit_values import edit_values, insert_edits
 from ledger.orm import EditRow, TurnRow
 from ledger.recording import RecordedEdit
@@ -32,12 +32,10 @@ def engine(database_engine: Engine) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def filled(shared_url: str) -> Iterator[Engine]:
+def filled(shared_engine: Engine) -> Engine:
     """Read only."""
-    engine = connect(parse_url(shared_url))
-    fill(engine)
-    yield engine
-    engine.dispose()
+    fill(shared_engine)
+    return shared_engine
 
 
 def fill(engine: Engine) -> None:

@@ -19,13 +19,13 @@ from ledger.harness_tasks import _Managers
 from ledger.orm import EvaluationRow, OutcomeRow
 from ledger.reporting import log, status
 from ledger.verifying import verify
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from patches.errors import DatasetError, EditLedgerError, HistoryError, SettingError
 from tests import tiny_models
 from tests.command_line import call, done, on_terminal
 from tests.harness_tasks import example, write_task
 from tests.known_answers import FRANCE, GUITAR, PROMPTS, teach
-from tests.ledgers import add, contents, facts, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, facts, new_ledger, write_facts
 from tests.side_memories import ledger_with_memories
 from tests.tiny_models import CONTEXT
 
@@ -57,7 +57,7 @@ def twice_taught(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> 
 @pytest.fixture
 def ledger(tmp_path: Path, twice_taught: Path) -> Iterator[Ledger]:
     """Turn 1 teaches an answer to two of the prompts, turn 2 another to the first of them."""
-    with open_ledger(shutil.copytree(twice_taught, tmp_path / "ledger")) as ledger:
+    with copied(twice_taught, tmp_path / "ledger") as ledger:
         yield ledger
 
 

@@ -18,13 +18,13 @@ from tests.hub_scenes import (
     REPO,
     check_pulled,
     check_pushed,
-    copied,
     failing,
     kept,
     make_ledgers,
     no_waiting,
     published,
 )
+from tests.ledgers import copied
 from tests.loopback_hub import TOKEN, Hub
 from tests.test_push import push
 

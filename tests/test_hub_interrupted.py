@@ -24,11 +24,11 @@ from tests.hub_scenes import (
     REPO,
     check_pulled,
     check_pushed,
-    copied,
     kept,
     make_ledgers,
     published,
 )
+from tests.ledgers import copied
 from tests.loopback_hub import Hub
 from tests.processes import INTERRUPTED, Running
 from tests.test_push import push

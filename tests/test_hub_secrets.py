@@ -22,12 +22,12 @@ from tests.faults import Command
 from tests.hub_scenes import (
     REPO,
     check_pulled,
-    copied,
     failing,
     kept,
     make_ledgers,
     no_waiting,
 )
+from tests.ledgers import copied
 from tests.loopback_hub import TOKEN, Hub, serve_hub
 from tests.test_push import push
 

@@ -23,8 +23,7 @@ from ledger.sharing.staging import Push, staged
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.errors import EditLedgerError, HistoryError, ManifestError
-from tests.hub_scenes import copied
-from tests.ledgers import add, contents, facts, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, facts, new_ledger, write_facts
 
 Json = dict[str, Any]
 _ODD: st.SearchStrategy[Any] = st.sampled_from(

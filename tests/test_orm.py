@@ -1,12 +1,12 @@
 """What the database itself refuses, and what it gives back unchanged, on SQLite and PostgreSQL."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import Engine, select
 
-from ledger.database import connect, create_schema, parse_url, reading, writing
+from ledger.database import create_schema, reading, writing
 from ledger.orm import (
     BaseRow,
     BlobRow,
@@ -34,12 +34,10 @@ def engine(database_engine: Engine) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def shared(shared_url: str) -> Iterator[Engine]:
+def shared(shared_engine: Engine) -> Engine:
     """One for all tests in which it refuses what is written."""
-    engine = connect(parse_url(shared_url))
-    fill(engine)
-    yield engine
-    engine.dispose()
+    fill(shared_engine)
+    return shared_engine
 
 
 def fill(engine: Engine) -> None:

@@ -20,8 +20,7 @@ from ledger.sharing.pulling import Pulled, clone, pull
 from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.errors import EditLedgerError, HistoryError, HubError, ManifestError
-from tests.hub_scenes import copied
-from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, facts, files, new_ledger, write_facts
 from tests.loopback_hub import Hub
 from tests.test_push import push
 from tests.tiny_models import build

@@ -19,8 +19,7 @@ from ledger.verifying import verify
 from ledger.workspace import Ledger
 from patches.checkpoint import open_checkpoint, tensor_digests
 from patches.errors import EditLedgerError, HistoryError, HubError, SettingError
-from tests.hub_scenes import copied
-from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, facts, files, new_ledger, write_facts
 from tests.loopback_hub import TOKEN, Hub
 from tests.tiny_models import build, load
 

@@ -1,6 +1,5 @@
 """`ledger replay`: turns edited again from what is recorded, on another state or base model."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from ledger.reporting import log, show
 from ledger.rolling_back import rollback_to, rollback_turn
 from ledger.squashing import squash
 from ledger.verifying import verify
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from patches.errors import HistoryError, ModelError, SettingError
 from tests.command_line import call, done
-from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, fact, facts, new_ledger, write_facts
 from tests.side_memories import add_memories
 from tests.tiny_models import build
 
@@ -46,8 +45,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path
 @pytest.fixture
 def ledger(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
     """A copy of it."""
-    shutil.copytree(recorded, tmp_path / "ledger")
-    with open_ledger(tmp_path / "ledger") as ledger:
+    with copied(recorded, tmp_path / "ledger") as ledger:
         yield ledger
 
 

@@ -1,7 +1,6 @@
 """The suite `retention`: every turn's edits at every later state, recorded cell by cell."""
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ from ledger.suites.retention_plan import Plan, plan
 from ledger.suites.teacher_forced import AskBase, AskState
 from ledger.suites.triangle import Triangle, triangle
 from ledger.verifying import verify
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from patches.errors import HistoryError, SettingError, StoreError
 from patches.evaluation import METRICS, PROTOCOL, TOKENS, Scores
 from patches.live import LiveModel
 from tests import told_edits
-from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, fact, facts, new_ledger, write_facts
 from tests.scattered_crew import Scattered
 from tests.side_memories import add_memories
 from tests.test_push import push
@@ -56,8 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
 
 @pytest.fixture
 def ledger(made: Path, tmp_path: Path) -> Iterator[Ledger]:
-    shutil.copytree(made, tmp_path / "ledger")
-    with open_ledger(tmp_path / "ledger") as ledger:
+    with copied(made, tmp_path / "ledger") as ledger:
         yield ledger
 
 
@@ -65,8 +63,7 @@ def ledger(made: Path, tmp_path: Path) -> Iterator[Ledger]:
 def uncut(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Triangle:
     """What one worker finds, who is not interrupted."""
     folder = tmp_path_factory.mktemp("uncut") / "ledger"
-    shutil.copytree(made, folder)
-    with open_ledger(folder) as ledger:
+    with copied(made, folder) as ledger:
         return run(ledger)
 
 

@@ -21,7 +21,7 @@ from patches.dtypes import tensor_bytes
 from patches.errors import HistoryError
 from patches.patch import PatchFile
 from patches.rounding import round_to
-from tests.ledgers import add, contents, facts, files, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, facts, files, new_ledger, write_facts
 from tests.tiny_models import build, load
 
 NAME = "model.layers.2.mlp.down_proj.weight"
@@ -40,8 +40,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path
 
 @pytest.fixture
 def ledger(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
-    shutil.copytree(recorded, tmp_path / "ledger")
-    with open_ledger(tmp_path / "ledger") as ledger:
+    with copied(recorded, tmp_path / "ledger") as ledger:
         yield ledger
 
 

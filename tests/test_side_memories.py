@@ -1,6 +1,5 @@
 """Side memories in a ledger: recorded, in a live model, undone, scored and asked for a route."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ledger.reporting import log, show
 from ledger.rolling_back import rollback_to, rollback_turn
 from ledger.routing import route
 from ledger.verifying import verify
-from ledger.workspace import Ledger, open_ledger
+from ledger.workspace import Ledger
 from patches.errors import (
     EditingError,
     EditLedgerError,
@@ -23,7 +22,7 @@ from patches.errors import (
 )
 from patches.patch import PatchFile, read_state
 from patches.routing import attach, attached
-from tests.ledgers import add, contents, fact, facts, new_ledger, write_facts
+from tests.ledgers import add, contents, copied, fact, facts, new_ledger, write_facts
 from tests.side_memories import DOWN, add_memories, ledger_with_memories, logits, turns_in, weights
 from tests.tiny_models import load, tokenizer
 
@@ -44,8 +43,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, source:
 @pytest.fixture
 def ledger(tmp_path: Path, recorded: Path) -> Iterator[Ledger]:
     """A copy of it."""
-    shutil.copytree(recorded, tmp_path / "ledger")
-    with open_ledger(tmp_path / "ledger") as ledger:
+    with copied(recorded, tmp_path / "ledger") as ledger:
         yield ledger
 
 
