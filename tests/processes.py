@@ -48,9 +48,14 @@ class Running:
             raise TimeoutError("the process says nothing")
         return self._receiver.recv()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.is_alive()
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, unless it has ended."""
-        if self._process.is_alive() and self._process.pid is not None:
+        if self.is_alive and self._process.pid is not None:
             os.kill(self._process.pid, number)
 
     def wait(self) -> int:

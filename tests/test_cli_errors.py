@@ -235,6 +235,7 @@ def test_control_c_leaves_whole_turns_and_status_130(
     running = Running(run, [*words, *options])
     with open_ledger(folder) as opened:
         while len(log(opened)) < 2:
+            assert running.is_alive
             time.sleep(0.02)
     running.send(signal.SIGINT)
     written = running.message()
