@@ -39,6 +39,19 @@ def test_edits_that_were_never_scored_together_are_told_with_the_command() -> No
     ]
 
 
+def test_scores_of_an_earlier_state_are_not_told_as_those_of_now() -> None:
+    told = timeline([point(1), point(2)], wholes=[whole(1, 0.5)])
+    assert concerns(told, _FINE, overridden=0) == [
+        "the edits in force have not been scored together since turn 1: ledger evaluate"
+    ]
+
+
+def test_where_nothing_is_in_force_there_is_nothing_to_score() -> None:
+    undone = point(1, in_force=False, undone_by=2)
+    told = timeline([undone, rollback(2, 1, edits_in_force=0)], wholes=[whole(1, 0.5)])
+    assert concerns(told, _FINE, overridden=0) == []
+
+
 def test_an_empty_history_raises_none() -> None:
     nothing = Kept(asked=0, right_then=0, right_now=0, lost=0, gained=0)
     assert concerns(timeline([]), nothing, overridden=0) == []

@@ -9,10 +9,12 @@ import pytest
 
 from ledger.page.app import read_only
 from ledger.page.glance import Glance, glance
+from ledger.rolling_back import rollback_turn
 from ledger.workspace import Ledger, open_ledger
 from patches.errors import DatabaseError
 from tests import scored_turns, told_edits
 from tests.reading_pages import Reader
+from tests.told_scores import score
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,25 @@ def test_a_branch_that_is_not_there_is_not_found(reader: Reader) -> None:
 def test_an_empty_ledger_says_what_to_do(tmp_path: Path) -> None:
     with told_edits.new_ledger(tmp_path) as empty:
         assert "ledger add-edits" in Reader(empty).page("/")
+
+
+def test_scores_of_an_earlier_state_say_so_and_without_an_edit_in_force_there_are_none(
+    tmp_path: Path,
+) -> None:
+    with told_edits.new_ledger(tmp_path) as growing:
+        reader = Reader(growing)
+        told_edits.record(growing, [told_edits.edit("a", "b")])
+        score(growing, 1, {(1, 0): 1.0}, whole=True)
+        page = reader.page("/")
+        assert "Answered right" in page
+        assert "at turn 1;" not in page
+        told_edits.record(growing, [told_edits.edit("c", "d")])
+        page = reader.page("/")
+        assert "at turn 1; base 25" in page
+        assert "not been scored together since turn 1" in page
+        rollback_turn(growing, 1)
+        rollback_turn(growing, 2)
+        assert "Answered right" not in reader.page("/")
 
 
 def test_a_turn_that_is_recorded_meanwhile_is_there_at_a_reload(tmp_path: Path) -> None:

@@ -53,10 +53,12 @@ def _weak_turns(told: Timeline) -> Iterator[str]:
 
 
 def _whole(told: Timeline) -> Iterator[str]:
+    if not told.points or not told.points[-1].edits_in_force:
+        return
     newest = max(told.wholes, key=lambda one: one.turn, default=None)
-    if newest is None:
-        if any(point.edits for point in told.points):
-            yield "the edits in force have not been scored together: ledger evaluate"
+    if newest is None or newest.turn != told.points[-1].turn:
+        since = f" since turn {newest.turn}" if newest else ""
+        yield f"the edits in force have not been scored together{since}: ledger evaluate"
         return
     share, stable = right(newest.state), _number(newest.state, "stability")
     if share is not None and share < RIGHT:
